@@ -1,0 +1,1 @@
+"""Data: shards, importers of foreign formats, and ways to look at them."""

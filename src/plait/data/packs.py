@@ -1,0 +1,243 @@
+"""From documents to batches: one global order, cut into packs by a plan that anybody can compute again.
+
+    sources ──mix, shuffle──▶ documents in global order ──layout, transforms──▶ sequences
+        ──windows of fixed size──▶ rows of packed sequences ──▶ elements of `rows` rows ──▶ batches
+
+A window is planned from the lengths of its laid-out sequences; no pixels are read for it. Which documents stand in
+element k is therefore a function of the configuration alone: neither workers, nor ranks, nor a resume can change it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.document import Document
+from plait.errors import ConfigError, DocumentError
+from plait.sequence import Collator, PackPolicy, Sequence, Transform, pack_isolated, pack_stream
+from plait.systems.base import Format
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Source(Protocol):
+    """Documents by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Document: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a stage is trained on, and in what order and portions."""
+
+    sources: Mapping[str, Source]
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of each source; none given: in proportion to their lengths."""
+    rows: int
+    """Rows of an element: the micro-batch over all ranks."""
+    length: int
+    """Inputs in a row."""
+    policy: PackPolicy = "isolated"
+    reads: Literal["documents", "pictures"] = "documents"
+    """Pictures: each picture by itself, for what is trained on pixels."""
+    transforms: tuple[Transform, ...] = ()
+    window: int = 256
+    """Documents that are packed together."""
+    shuffle: bool = True
+    seed: int = 0
+    workers: int = 0
+    """Processes that prepare batches; 0: a thread."""
+
+    def __post_init__(self) -> None:
+        if not self.sources or not all(len(source) for source in self.sources.values()):
+            sizes = {name: len(source) for name, source in self.sources.items()}
+            raise ConfigError(f"sources of {sizes} documents: at least one source, and one document in each, is needed")
+        unknown = set(self.shares) - set(self.sources)
+        if unknown or (self.shares and set(self.shares) != set(self.sources)):
+            raise ConfigError(f"shares of {sorted(self.shares)} for sources {sorted(self.sources)}: give one for each")
+
+
+@dataclass(frozen=True)
+class _Window:
+    rows: list[list[Sequence]]
+    skipped: int
+    cut: int
+
+
+class Elements:
+    """The elements of `data` for one rank, by index; thread-safe, cheap to pickle.
+
+    Args:
+        first: the element that index 0 stands for, after a resume.
+        start: (window, rows before it), as carried by every element: where planning begins then.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        format: Format,
+        rank: int = 0,
+        ranks: int = 1,
+        *,
+        first: int = 0,
+        start: tuple[int, int] = (0, 0),
+    ) -> None:
+        if data.rows % ranks:
+            raise ConfigError(f"{data.rows} rows on {ranks} ranks: the number of rows must be a multiple of the ranks")
+        self.data = data
+        self.format = format
+        self.rank = rank
+        self.share = data.rows // ranks
+        self.first = first
+        self.start = start
+        self._collate: Collator = format.collator(train=True)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._documents: Any = None
+        self._ends = [self.start[1]]  # rows before window start + i
+        self._windows: OrderedDict[int, _Window] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_documents", "_ends", "_windows", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()
+
+    def __len__(self) -> int:
+        return 2**40  # documents repeat without end
+
+    def __getitem__(self, k: int) -> Arrays:
+        first = (self.first + k) * self.data.rows
+        mine = range(first + self.rank * self.share, first + (self.rank + 1) * self.share)
+        with self._lock:
+            windows = [self._locate(row) for row in mine]
+            rows = [self._window(window).rows[at] for window, at in windows]
+            heads = {window for window, at in windows if at == 0}  # a window's losses are told by its first row
+            lost = [self._window(window) for window in heads]
+            arrays = self._collate.arrays(rows)
+            window, at = self._locate(first)
+            arrays["anchor"] = np.array([window, first - at])
+        arrays["skipped"] = np.array(sum(window.skipped for window in lost))
+        arrays["cut"] = np.array(sum(window.cut for window in lost))
+        return arrays
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        """The window that a row of the whole run lies in, and which of its rows it is."""
+        if row < self._ends[0]:
+            raise ConfigError(f"row {row} lies before row {self._ends[0]}, where this loader starts")
+        while row >= self._ends[-1]:
+            self._ends.append(self._ends[-1] + len(self._window(self.start[0] + len(self._ends) - 1).rows))
+        i = int(np.searchsorted(self._ends, row, side="right")) - 1
+        return self.start[0] + i, row - self._ends[i]
+
+    def _window(self, number: int) -> _Window:
+        """Lays out and packs a window; the last few are kept."""
+        if number in self._windows:
+            self._windows.move_to_end(number)
+            return self._windows[number]
+        if self._documents is None:
+            self._documents = in_order(self.data)
+        sequences: list[Sequence] = []
+        skipped = cut = 0
+        for g in range(number * self.data.window, (number + 1) * self.data.window):
+            try:
+                made = self._sequences(self._documents[g], g)
+            except DocumentError:
+                skipped += 1
+                continue
+            limit = self.data.length + 1
+            cut += sum(len(sequence) > limit for sequence in made)
+            sequences += [s.cut(0, limit) for s in made] if self.data.policy == "isolated" else made
+        if self.data.policy == "stream":
+            rows = [[block] for block in pack_stream(sequences, self.data.length)]
+        else:
+            packs = pack_isolated([len(sequence) for sequence in sequences], self.data.length)
+            rows = [[sequences[i] for i in pack] for pack in packs]
+        if not rows:
+            raise DocumentError(
+                f"none of the {self.data.window} documents of window {number} can be laid out: see `plait data inspect`"
+            )
+        self._windows[number] = _Window(rows, skipped, cut)
+        if len(self._windows) > 3:
+            self._windows.popitem(last=False)
+        return self._windows[number]
+
+    def _sequences(self, document: Document, g: int) -> list[Sequence]:
+        if self.data.reads == "pictures":
+            return [Sequence((span,)) for span in self.format.picture_spans(document)]
+        random = np.random.default_rng((self.data.seed, g))
+        sequence = self.format.layout(document, generator=random)
+        for transform in self.data.transforms:
+            sequence = transform(sequence, random)
+        return [sequence]
+
+
+def in_order(data: Data) -> Any:
+    """The documents in global order: each source shuffled anew in each epoch, mixed by shares, without end."""
+    grain = _grain()
+    lengths = {name: len(source) for name, source in data.sources.items()}
+    shares = data.shares or lengths
+    parts = []
+    for i, (_, source) in enumerate(sorted(data.sources.items())):
+        part = grain.MapDataset.source(source).seed(data.seed + i)
+        parts.append((part.shuffle() if data.shuffle else part).repeat())
+    if len(parts) == 1:
+        return parts[0]
+    return grain.MapDataset.mix(parts, [float(shares[name]) for name in sorted(data.sources)])
+
+
+def _grain() -> Any:
+    import logging
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns that JAX, which is not needed, is not there
+    import grain
+
+    return grain
+
+
+class Loader:
+    """Iterates over the elements of one rank, prepared ahead by a thread or by worker processes.
+
+    `state` after an element is all that is needed to go on behind it, with any number of workers or ranks.
+    """
+
+    def __init__(
+        self, data: Data, format: Format, rank: int = 0, ranks: int = 1, state: Mapping[str, Any] | None = None
+    ) -> None:
+        grain = _grain()
+        state = state or {"next": 0, "anchor": (0, 0)}
+        self.state: dict[str, Any] = dict(state)
+        window, before = state["anchor"]
+        elements = Elements(data, format, rank, ranks, first=int(state["next"]), start=(int(window), int(before)))
+        dataset = grain.MapDataset.source(elements).to_iter_dataset(
+            grain.ReadOptions(num_threads=0 if data.workers else 1, prefetch_buffer_size=2)
+        )
+        if data.workers:
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
+            )
+        self._iterator = iter(dataset)
+
+    def __iter__(self) -> Iterator[Arrays]:
+        return self
+
+    def __next__(self) -> Arrays:
+        arrays: Arrays = next(self._iterator)
+        self.state = {"next": self.state["next"] + 1, "anchor": arrays.pop("anchor").tolist()}
+        return arrays
+
+    def close(self) -> None:
+        """Ends threads and processes."""
+        if close := getattr(self._iterator, "close", None):
+            close()

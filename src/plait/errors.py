@@ -1,0 +1,38 @@
+"""The errors that Plait raises on purpose.
+
+    PlaitError
+    ├── InputError        what the user gave cannot be used: one line that says what, where and the remedy (exit code 2)
+    │   ├── ConfigError       an unknown key, a wrong value, a pattern that matches nothing
+    │   ├── DocumentError     a document that a system cannot lay out
+    │   ├── ImageError        a picture that cannot be read
+    │   └── CheckpointError   weights that do not fit
+    └── TrainingError     a run that must not go on: NaN, no target, a loss that stands at chance
+"""
+
+
+class PlaitError(Exception):
+    """Base of all errors that Plait raises on purpose."""
+
+
+class InputError(PlaitError, ValueError):
+    """What the user gave cannot be used."""
+
+
+class ConfigError(InputError):
+    """A configuration with an unknown key, a wrong value or a pattern that matches nothing."""
+
+
+class DocumentError(InputError):
+    """A document that cannot be read, or that a system cannot lay out."""
+
+
+class ImageError(InputError):
+    """A picture that cannot be read."""
+
+
+class CheckpointError(InputError):
+    """Weights or a directory that do not fit what is asked of them."""
+
+
+class TrainingError(PlaitError):
+    """A run that must not go on."""

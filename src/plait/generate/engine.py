@@ -1,0 +1,308 @@
+"""The engine: every request of every system, text and pictures, in one batch that requests join and leave.
+
+A request is one or more rows (streams), a grammar that says what may come next, sampling, and a generator of its own.
+All rows of all requests take each step together. Draws are the inverse of the cumulated distribution at numbers from
+the request's own generator, so that its ids do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plait.document import Document, Piece, Text
+from plait.errors import InputError
+from plait.generate.sampling import Sampling, draw
+from plait.nn.attention import KVCache
+from plait.sequence import Batch, Sequence
+from plait.systems.base import Emitted, Forced, Grammar, Next, Stop, System
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a request is answered."""
+
+    max_new_tokens: int = 256
+    """Text tokens; pictures do not count, and one that has begun is always finished."""
+    max_images: int = 1
+    guidance: float = 1.0
+    text: Sampling = Sampling(temperature=0.0)
+    image: Sampling = Sampling()
+    seed: int = 0
+
+    def sampling(self, kind: str) -> Sampling:
+        """The settings for a run of a kind."""
+        return self.image if kind == "image" else self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a request got: pieces in order, the runs that they were made of, and why it ended."""
+
+    document: Document
+    runs: tuple[Emitted, ...]
+    stop: str
+
+    def __iter__(self) -> Iterator[Piece]:
+        return iter(self.document)
+
+    @property
+    def text(self) -> str:
+        """The text pieces, joined."""
+        return self.document.text
+
+
+@dataclass(eq=False)
+class _Request:
+    number: int
+    settings: Settings
+    grammar: Grammar
+    prompts: tuple[Sequence, ...]
+    weights: dict[str, tuple[float, ...]]
+    random: np.random.Generator
+    runs: list[Emitted] = field(default_factory=list)
+    next: Next | None = None
+    left: int = 0  # text tokens that may still come
+    stop: str = ""
+    pending: list[int] = field(default_factory=list)  # ids to be fed at the next step
+
+    def advance(self) -> None:
+        """Asks the grammar what comes next, once the present run is over; ids that are forced are fed unasked."""
+        while True:
+            step = self.grammar(self.runs)
+            if isinstance(step, Forced):
+                self.runs.append(Emitted("forced", list(step.ids)))
+                self.pending += step.ids
+                continue
+            if isinstance(step, Stop):
+                self.stop = step.reason
+            elif step.kind == "text" and self.left <= 0:
+                self.stop = "max_new_tokens"
+            else:
+                self.next = step
+                self.runs.append(Emitted(step.kind))
+            return
+
+    def take(self, id: int, logprob: float) -> bool:
+        """Adds a drawn id to the present run; tells whether the run is over."""
+        assert self.next is not None
+        run = self.runs[-1]
+        run.ids.append(id)
+        run.logprobs.append(logprob)
+        self.pending.append(id)
+        if self.next.kind == "text":
+            self.left -= 1
+        if self.next.length is not None:
+            return len(run.ids) == self.next.length
+        return id in self.next.ends or self.left <= 0
+
+
+class Engine:
+    """Submit requests, step until they are done, collect replies.
+
+    Args:
+        system: any system.
+        rows: how many rows run at once; requests beyond wait.
+    """
+
+    def __init__(self, system: System, rows: int = 128) -> None:
+        self.system = system
+        self.capacity = rows
+        self._waiting: deque[_Request] = deque()
+        self._active: list[_Request] = []
+        self._cache = KVCache(rows)
+        self._collate = system.collator()
+        self._submitted = 0
+        self._controls: tuple[Tensor, ...] | None = None  # what `draw` needs besides logits, until a run changes
+
+    def submit(self, document: Document, settings: Settings = Settings()) -> int:  # noqa: B008 - frozen
+        """Queues a request; its number.
+
+        Raises:
+            DocumentError, ImageError: the document cannot be laid out or read.
+            InputError: the prompt leaves no room.
+        """
+        streams = self.system.format.streams(document, settings.guidance)
+        longest = max(len(row) for row in streams.rows)
+        if longest >= self.system.format.max_length:
+            raise InputError(
+                f"a prompt of {longest} elements, at most {self.system.format.max_length - 1} fit: shorten it"
+            )
+        if len(streams.rows) > self.capacity:
+            raise InputError(f"a request of {len(streams.rows)} rows in an engine of {self.capacity}: give more rows")
+        for reader, image in streams.rows[0].pictures:
+            self._collate.prepare[reader](image)
+        request = _Request(
+            number=self._submitted,
+            settings=settings,
+            grammar=self.system.format.grammar(document, settings.max_images),
+            prompts=streams.rows,
+            weights=dict(streams.weights),
+            random=np.random.default_rng(settings.seed),
+            left=settings.max_new_tokens,
+        )
+        self._submitted += 1
+        self._waiting.append(request)
+        return request.number
+
+    def cancel(self, number: int) -> None:
+        """Drops a request, waiting or running; an unknown number is no error, it may just have ended."""
+        self._waiting = deque(request for request in self._waiting if request.number != number)
+        self._leave([request for request in self._active if request.number == number])
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is waiting or running."""
+        return bool(self._waiting or self._active)
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Reply]]:
+        """Lets waiting requests in, draws one id for each running one; the requests that ended, with their replies."""
+        logits = self._join()
+        if self._active:
+            logits = self._feed() if logits is None else logits
+            self._draw(logits)
+        ended = [request for request in self._active if request.stop]
+        self._leave(ended)
+        return [(request.number, reply) for request, reply in zip(ended, self._replies(ended), strict=True)]
+
+    def run(self, documents: Iterable[Document], settings: Items[Settings]) -> list[Reply]:
+        """Submits all and steps to the end; replies in the order of the documents."""
+        numbers = [self.submit(document, one) for document, one in zip(documents, settings, strict=True)]
+        done: dict[int, Reply] = {}
+        while self.busy:
+            done.update(self.step())
+        return [done[number] for number in numbers]
+
+    # -------------------------------------------------------------------------------------------- rows
+
+    def _join(self) -> Tensor | None:
+        """Lets requests in while there is room, and reads their prompts: last hidden states of all rows, if any joined."""
+        used = sum(len(request.prompts) for request in self._active)
+        joined = []
+        while self._waiting and used + len(self._waiting[0].prompts) <= self.capacity:
+            request = self._waiting.popleft()
+            request.advance()
+            used += len(request.prompts)
+            joined.append(request)
+        if not joined:
+            return None
+        before = self._feed() if self._active else None
+        rows = [prompt for request in joined for prompt in request.prompts]
+        after = self._read(rows, sum(len(request.prompts) for request in self._active))
+        self._active += joined
+        self._controls = None
+        return after if before is None else torch.cat([before, after])
+
+    def _read(self, prompts: list[Sequence], first: int) -> Tensor:
+        """Prefills rows from `first` on: (n, c) last hidden states."""
+        batch = self._collate([[prompt] for prompt in prompts], shift=False).to(self.system.device)
+        fresh = KVCache(len(prompts))
+        counts = torch.tensor([len(prompt) for prompt in prompts])
+        fresh.advance(counts)
+        hidden = self.system(batch, fresh).states
+        self._cache.adopt(fresh, first)
+        return hidden[torch.arange(len(prompts)), counts.to(hidden.device) - 1]
+
+    def _feed(self) -> Tensor:
+        """Feeds what was drawn or forced to every row of its request: (n, c) last hidden states."""
+        fed = [request.pending for request in self._active for _ in request.prompts]
+        counts = torch.tensor([len(ids) for ids in fed])
+        width = int(counts.max())
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in fed])
+        position = self._cache.advance(counts)
+        device = self.system.device
+        zeros = torch.zeros_like(ids)
+        batch = Batch(
+            ids=ids,
+            document=zeros,
+            position=position,
+            block=zeros - 1,
+            slots={},
+            targets={},
+            readers=(),
+            sequences=len(ids),
+        ).to(device)
+        hidden = self.system(batch, self._cache).states
+        for request in self._active:
+            request.pending = []
+        return hidden[torch.arange(len(fed)), counts.to(device) - 1]
+
+    def _leave(self, ended: list[_Request]) -> None:
+        """Rows stay gap-free: the rows of the last requests move into those that became free."""
+        for request in ended:
+            starts = np.cumsum([0, *(len(other.prompts) for other in self._active)])
+            at = self._active.index(request)
+            first, count, total = int(starts[at]), len(request.prompts), int(starts[-1])
+            for row in range(first + count, total):
+                self._cache.move(row, row - count)
+            for row in range(total - count, total):
+                self._cache.clear(row)
+            del self._active[at]
+            self._controls = None
+
+    # ------------------------------------------------------------------------------------------- draws
+
+    def _draw(self, hidden: Tensor) -> None:
+        """Draws one id for each request from the hidden states (n, c) of all rows."""
+        heads = {request.next.head for request in self._active if request.next}
+        if self._controls is None:
+            self._controls = self._prepare()
+        weights, allowed, temperature, top_p = self._controls
+        functions = list(dict.fromkeys(self.system.heads[head] for head in sorted(heads)))
+        if len(functions) > 1:
+            raise InputError(
+                f"runs of {len(functions)} heads in one step, 1 is supported: draw them in separate engines"
+            )
+        logits = weights @ functions[0](hidden).float()  # (requests, v)
+        uniform = torch.tensor([request.random.random() for request in self._active], device=logits.device)
+        ids, logprobs = draw(logits, allowed, temperature, top_p, uniform.float())
+        for request, id, logprob in zip(self._active, ids.tolist(), logprobs.tolist(), strict=True):
+            if request.take(id, logprob):
+                request.advance()
+                self._controls = None
+            if not request.stop and len(request.prompts[0]) + _length(request) >= self.system.format.max_length:
+                request.stop = "max_length"
+
+    def _prepare(self) -> tuple[Tensor, ...]:
+        """The joining weights (requests, rows), allowed ids, temperatures and top-p of the present runs."""
+        device = self.system.device
+        rows = sum(len(request.prompts) for request in self._active)
+        weights = torch.zeros(len(self._active), rows)
+        at = 0
+        for i, request in enumerate(self._active):
+            assert request.next is not None
+            weights[i, at : at + len(request.prompts)] = torch.tensor(request.weights[request.next.kind])
+            at += len(request.prompts)
+        steps = [request.next for request in self._active if request.next]
+        sampling = [request.settings.sampling(step.kind) for request, step in zip(self._active, steps, strict=True)]
+        allowed = torch.stack([step.allowed for step in steps])
+        temperature = torch.tensor([s.temperature for s in sampling])
+        top_p = torch.tensor([s.top_p for s in sampling])
+        return tuple(x.to(device) for x in (weights, allowed, temperature, top_p))
+
+    def _replies(self, ended: list[_Request]) -> list[Reply]:
+        """Runs become pieces; the pictures of all requests that ended are drawn together."""
+        wholes = [run for r in ended for run in r.runs if run.kind == "image"]
+        pictures = iter(self.system.write(wholes) if wholes else [])
+        replies = []
+        for request in ended:
+            runs = [run for run in request.runs if run.ids]
+            pieces: list[Piece] = []
+            for run in runs:
+                if run.kind == "image":
+                    pieces.append(next(pictures))
+                elif run.kind == "text" and (text := self.system.format.read_text(run)):
+                    pieces.append(Text(text))
+            replies.append(Reply(document=Document(pieces), runs=tuple(runs), stop=request.stop))
+        return replies
+
+
+def _length(request: _Request) -> int:
+    return sum(len(run.ids) for run in request.runs)

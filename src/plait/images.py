@@ -1,0 +1,131 @@
+"""Pictures: decoding and resizing, exactly as each system wants it.
+
+The rule of decoding: the content decides, not the name; a header that declares more than `MAX_PIXELS` is refused
+before anything is decoded; the first frame; EXIF orientation applied; 16-bit values divided by 257; alpha laid over
+white; then RGB.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from numpy.typing import NDArray
+
+from plait.errors import ImageError
+
+MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: a quarter of a gigabyte in RGB
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS: Pillow runs Ghostscript
+
+
+class _Quiet:
+    """Ignores warnings while any thread is inside; `catch_warnings` alone leaves another thread's filters behind."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._caught.__exit__(None, None, None)
+
+
+_quiet = _Quiet()  # Pillow warns of odd but readable metadata
+
+
+def decode(source: str | Path | bytes, name: str | None = None) -> PIL.Image.Image:
+    """The picture in a file or in bytes, in RGB by the rule of this module.
+
+    Raises:
+        ImageError: missing, empty, broken, cut short, too large, or no picture; the message names the file.
+    """
+    name = name or ("image bytes" if isinstance(source, bytes) else str(source))
+    try:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from error
+    if not content:
+        raise ImageError(f"{name}: 0 bytes; the file is empty, fetch it again")
+    with _quiet:
+        try:
+            picture = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise ImageError(f"{name}: {width} x {height} pixels, above the limit of {MAX_PIXELS}; resize it first")
+            picture.load()
+            return to_rgb(_upright(picture))
+        except ImageError:
+            raise
+        except PIL.UnidentifiedImageError as error:  # its message holds a memory address
+            raise ImageError(
+                f"{name}: no picture in a format that is read ({', '.join(FORMATS)}); convert it"
+            ) from error
+        except PIL.Image.DecompressionBombError as error:
+            size, _, _ = str(error).partition(" exceeds")
+            raise ImageError(f"{name}: {size}, above the limit of {MAX_PIXELS}; resize it first") from error
+        except Exception as error:  # a hostile file makes Pillow's plugins raise almost anything
+            raise ImageError(f"{name}: no readable picture ({type(error).__name__}: {error})") from error
+
+
+def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """RGB: 16-bit values divided by 257, alpha laid over white."""
+    clear = picture.info.get("transparency")  # one value or colour that PNG declares transparent
+    if picture.mode == "RGB" and clear is None:
+        return picture
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+        values = np.asarray(picture).astype(np.float64)
+        values = np.where(values == clear, 255, values / 257)
+        return PIL.Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in picture.mode or picture.mode == "P" or clear is not None:
+        rgba = picture.convert("RGBA")
+        white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return PIL.Image.alpha_composite(white, rgba).convert("RGB")
+    return picture.convert("RGB")
+
+
+def to_array(picture: PIL.Image.Image) -> NDArray[np.float32]:
+    """(3, h, w) in [-1, 1], computed in float64 and then rounded, as Chameleon's code does."""
+    values = np.asarray(picture, dtype=np.float64) / 255
+    return (values * 2 - 1).astype(np.float32).transpose(2, 0, 1)
+
+
+def from_array(values: NDArray[np.float32]) -> PIL.Image.Image:
+    """The picture of (3, h, w) in [-1, 1]: clamped and truncated to 8 bits, as Chameleon's code does."""
+    clipped = (np.clip(values, -1, 1) + 1) / 2 * 255
+    return PIL.Image.fromarray(clipped.astype(np.uint8).transpose(1, 2, 0))
+
+
+def resize_and_crop(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
+    """Short side to `size` with Lanczos, then the centre square (Chameleon's code; CM3Leon's parent).
+
+    New sides are rounded to the nearest even number on ties (Python's `round`); crop offsets are rounded down.
+    """
+    width, height = picture.size
+    if (width, height) == (size, size):
+        return picture
+    scale = size / min(width, height)
+    resized = picture.resize((round(scale * width), round(scale * height)), PIL.Image.Resampling.LANCZOS)
+    left, top = (resized.width - size) // 2, (resized.height - size) // 2
+    return resized.crop((left, top, left + size, top + size))
+
+
+def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
+    try:
+        return PIL.ImageOps.exif_transpose(picture)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return picture

@@ -1,0 +1,253 @@
+"""Attention: one module, and the two ways in which elements see each other.
+
+A module does not know how a batch is packed or cached: it is given an `Attend`, a function of (q, k, v).
+
+* `Visibility.attend`: rows of packed sequences; an element sees those of its own sequence before it, and all of its
+  own whole span. On a CPU the sequences of similar length are gathered and run through scaled-dot-product attention
+  together, so no element attends to another sequence's; on a GPU one FlexAttention kernel skips them.
+* `KVCache.attend(layer)`: new elements see all that the cache holds of their row.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from plait.errors import InputError
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, t, h, d) three times -> (b, t, h, d)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention: out(softmax(q k^T / sqrt(d)) v), with q and k turned by `rotation`."""
+
+    def __init__(self, width: int, heads: int, rotation: nn.Module, bias: bool = False) -> None:
+        super().__init__()
+        if width % heads:
+            raise InputError(f"width {width} does not divide into {heads} heads")
+        self.heads = heads
+        self.rotation = rotation
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+
+    def forward(
+        self, x: Float[Tensor, "b t c"], position: Int[Tensor, "b t"], attend: Attend
+    ) -> Float[Tensor, "b t c"]:
+        """Every element gathers from those that `attend` lets it see."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # (b, t, h, d) each
+        q, k = self.rotation(q, k, position)
+        return self.out(attend(q, k, v).flatten(-2))
+
+
+class Visibility:
+    """Who sees whom in rows of packed sequences.
+
+    Args:
+        document: (b, t) number of the sequence within its row, -1 at pads; a sequence's elements are consecutive.
+        block: (b, t) number of the whole span within the row, -1 where an element sees only those before it.
+    """
+
+    def __init__(self, document: Int[Tensor, "b t"], block: Int[Tensor, "b t"]) -> None:
+        self.document = document
+        self.block = block
+
+    def dense(self) -> Bool[Tensor, "b t t"]:
+        """The mask written out: [b, query, key]. Pads see themselves."""
+        t = self.document.shape[1]
+        order = torch.arange(t, device=self.document.device)
+        before = order[:, None] >= order
+        together = (self.block[:, :, None] == self.block[:, None, :]) & (self.block >= 0)[:, :, None]
+        same = self.document[:, :, None] == self.document[:, None, :]
+        real = (self.document >= 0)[:, :, None]
+        return torch.where(real, same & (before | together), torch.eye(t, dtype=torch.bool, device=order.device))
+
+    def attend(
+        self, q: Float[Tensor, "b t h d"], k: Float[Tensor, "b t h d"], v: Float[Tensor, "b t h d"]
+    ) -> Float[Tensor, "b t h d"]:
+        """Packed attention; pads give zeros on a CPU and anything on a GPU."""
+        return self._flex(q, k, v) if q.is_cuda else self._grouped(q, k, v)
+
+    def _flex(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads = (x.transpose(1, 2) for x in (q, k, v))
+        return _compiled_flex()(*heads, block_mask=self._block_mask).transpose(1, 2)
+
+    @functools.cached_property
+    def _block_mask(self) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        document, block = self.document, self.block
+        b, t = document.shape
+
+        def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            together = (block[row, query] == block[row, key]) & (block[row, query] >= 0)
+            return (document[row, query] == document[row, key]) & ((query >= key) | together)
+
+        return create_block_mask(sees, b, None, t, t, device=document.device)
+
+    @functools.cached_property
+    def _groups(self) -> tuple[list[_Group], Tensor]:
+        """Sequences of similar length, gathered; and for each of the b * t inputs its place in the joined groups."""
+        document = self.document.flatten()
+        b, t = self.document.shape
+        row = torch.arange(b, device=document.device).repeat_interleave(t)
+        edge = torch.ones_like(document, dtype=torch.bool)
+        edge[1:] = (document[1:] != document[:-1]) | (row[1:] != row[:-1])
+        start = edge.nonzero().flatten()
+        length = torch.diff(start, append=start.new_tensor([b * t]))
+        kept = document[start] >= 0
+        start, length = start[kept], length[kept]
+        order = length.argsort(descending=True, stable=True)
+        start, length = start[order], length[order]
+        groups, inverse, at = [], torch.full_like(document, -1), 0
+        for first, last in _similar(length.tolist()):
+            size = int(length[first])
+            inside = torch.arange(size, device=document.device)
+            real = inside < length[first:last, None]  # (s, size)
+            index = torch.where(real, start[first:last, None] + inside, start[first:last, None])
+            inverse[index[real]] = at + real.flatten().nonzero().flatten()
+            groups.append(_Group(index, self._group_mask(index, real)))
+            at += index.numel()
+        return groups, torch.where(inverse < 0, at, inverse)
+
+    def _group_mask(self, index: Tensor, real: Tensor) -> Tensor | None:
+        """None where plain causal attention is right: pads stand last, so no real element sees them."""
+        block = torch.where(real, self.block.flatten()[index], -1)
+        if not (block >= 0).any():
+            return None
+        return Visibility(torch.where(real, 0, -1), block).dense()[:, None]
+
+    def _grouped(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        groups, inverse = self._groups
+        b, t, h, d = q.shape
+        qkv = torch.stack((q, k, v)).reshape(3, b * t, h, d)
+        parts = []
+        for group in groups:
+            gathered = qkv.index_select(1, group.index.flatten()).unflatten(1, group.index.shape)  # (3, s, n, h, d)
+            gathered = gathered.transpose(2, 3)
+            mask = group.mask
+            parts.append(scaled_dot_product_attention(*gathered, attn_mask=mask, is_causal=mask is None))
+        flat = [part.transpose(1, 2).reshape(-1, h, d) for part in parts]
+        joined = torch.cat([*flat, q.new_zeros(1, h, d)])  # the last row is what pads get
+        return joined.index_select(0, inverse).view(b, t, h, d)
+
+
+class _Group:
+    """Sequences that go through one call: their inputs (s, n), short ones filled up, and their mask if not causal."""
+
+    def __init__(self, index: Tensor, mask: Tensor | None) -> None:
+        self.index = index
+        self.mask = mask
+
+
+def _similar(lengths: list[int]) -> list[tuple[int, int]]:
+    """Ranges of falling lengths in which the shortest has at least 7/8 of the longest, at most a fifth as many as rows."""
+    ranges, first = [], 0
+    for i, length in enumerate(lengths):
+        if length * 8 < lengths[first] * 7:
+            ranges.append((first, i))
+            first = i
+    return [*ranges, (first, len(lengths))] if lengths else []
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)  # type: ignore[no-any-return]
+
+
+class KVCache:
+    """Keys and values of the elements so far, for `rows` sequences of their own lengths; never padded on the left.
+
+    The rows in use are always 0 .. n - 1: `move` fills the gap that a finished row leaves.
+
+    Args:
+        capacity: elements a row can hold. None: grows by doubling as needed; a number: fixed, beyond it is an error.
+    """
+
+    def __init__(self, rows: int, capacity: int | None = None) -> None:
+        self.fixed = capacity is not None
+        self.capacity = capacity or 0
+        self.rows = rows
+        self.lengths = torch.zeros(rows, dtype=torch.long)
+        self._layers: list[tuple[Tensor, Tensor]] = []  # (rows, capacity, h, d) twice, one pair a layer
+        self._use: tuple[int, Tensor, Tensor | None] | None = None
+
+    def advance(self, counts: Int[Tensor, " n"]) -> Int[Tensor, "n t"]:
+        """Makes room for counts[i] new elements in row i < n, and returns their positions, t = max(counts).
+
+        Positions behind a row's count are fillers: they are written, seen by no real element, and overwritten later.
+        """
+        n, t = len(counts), int(counts.max())
+        before = self.lengths[:n]
+        need = int(before.max()) + t
+        if need > self.capacity:
+            self._grow(need)
+        position = before[:, None] + torch.arange(t)
+        self.lengths[:n] = before + counts
+        key = torch.arange(need)
+        mask = None
+        if not (t == 1 and bool((before == before[0]).all())):
+            mask = key <= position[..., None]  # (n, t, need)
+        self._use = (need, position, mask)
+        return position
+
+    def attend(self, layer: int) -> Attend:
+        """The `Attend` of one layer, for the elements that `advance` made room for."""
+
+        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            assert self._use is not None, "advance comes before attend"
+            need, position, mask = self._use
+            n = len(q)
+            keys, values = self._storage(layer, k)
+            row = torch.arange(n, device=k.device)[:, None]
+            keys[row, position.to(k.device)] = k
+            values[row, position.to(k.device)] = v
+            seen = (x[:n, :need].transpose(1, 2) for x in (keys, values))
+            where = None if mask is None else mask[:, None].to(q.device)
+            return scaled_dot_product_attention(q.transpose(1, 2), *seen, attn_mask=where).transpose(1, 2)
+
+        return run
+
+    def adopt(self, other: KVCache, first: int) -> None:
+        """Takes over the rows of a cache that was filled apart, as rows from `first` on."""
+        rows, length = other.rows, int(other.lengths.max())
+        if length > self.capacity:
+            self._grow(length)
+        self.lengths[first : first + rows] = other.lengths
+        for layer, (keys, values) in enumerate(other._layers):
+            own = self._storage(layer, keys)
+            own[0][first : first + rows, :length] = keys[:, :length]
+            own[1][first : first + rows, :length] = values[:, :length]
+
+    def move(self, source: int, target: int) -> None:
+        """Row `target` becomes what row `source` is."""
+        length = int(self.lengths[source])
+        self.lengths[target] = length
+        for keys, values in self._layers:
+            keys[target, :length] = keys[source, :length]
+            values[target, :length] = values[source, :length]
+
+    def clear(self, row: int) -> None:
+        """Forgets a row."""
+        self.lengths[row] = 0
+
+    def _storage(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        while len(self._layers) <= layer:
+            shape = (self.rows, self.capacity, *like.shape[2:])
+            self._layers.append((like.new_zeros(shape), like.new_zeros(shape)))
+        return self._layers[layer]
+
+    def _grow(self, need: int) -> None:
+        if self.fixed:
+            raise InputError(f"{need} elements in a cache of {self.capacity}: give a larger capacity or shorter prompts")
+        self.capacity = max(need, 2 * self.capacity, 64)
+        for i, pair in enumerate(self._layers):
+            old = pair[0].shape[1]
+            self._layers[i] = tuple(nn.functional.pad(x, (0, 0, 0, 0, 0, self.capacity - old)) for x in pair)  # type: ignore[assignment]

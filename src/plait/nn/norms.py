@@ -1,0 +1,26 @@
+"""Norms, with and without parameters."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, the mean square in fp32 (LLaMA's and T5's norm). `affine=False`: without the weight."""
+
+    def __init__(self, width: int, eps: float = 1e-6, affine: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+
+    def forward(self, x: Float[Tensor, "*any c"]) -> Float[Tensor, "*any c"]:
+        """Over the last axis."""
+        scaled = (x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)).type_as(x)
+        return scaled if self.weight is None else scaled * self.weight
+
+
+def plain_layer_norm(width: int, eps: float = 1e-5) -> nn.LayerNorm:
+    """A LayerNorm without weight and bias (CM3Leon; metaseq's `disable_affine_ln`)."""
+    return nn.LayerNorm(width, eps=eps, elementwise_affine=False)

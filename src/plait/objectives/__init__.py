@@ -1,0 +1,1 @@
+"""What is minimised: one file per family of losses."""

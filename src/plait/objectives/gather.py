@@ -1,0 +1,36 @@
+"""Values over all ranks. One rank, or none initialised: what was given. No gradient passes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def all_sum(tensor: Tensor) -> Tensor:
+    """The sum over ranks of tensors of one shape; a new tensor."""
+    total = tensor.detach().clone()
+    if _ranks() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+@torch.no_grad()
+def all_gather_rows(tensor: Tensor) -> Tensor:
+    """The rows of all ranks, in the order of ranks; ranks may have different numbers of rows. # (n, ...)"""
+    ranks = _ranks()
+    if ranks == 1:
+        return tensor.detach()
+    lengths = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(ranks)]
+    dist.all_gather(lengths, torch.tensor([len(tensor)], device=tensor.device))
+    counts = [int(length) for length in lengths]
+    padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor.detach()
+    gathered = [torch.empty_like(padded) for _ in range(ranks)]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])

@@ -1,0 +1,59 @@
+"""Next-token prediction, for text tokens and image codes alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from plait.sequence import Batch
+from plait.systems.base import System
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextToken:
+    """Cross-entropy of every target of `kinds`, each weighted by its own weight.
+
+    The loss of a kind is the sum of weight x -log p, divided by the sum of weights of all kinds (`joint`) or of its own.
+    """
+
+    kinds: tuple[str, ...] = ("token",)
+    joint: bool = True
+    """One mean over all targets (every token counts the same), rather than the sum of a mean for each kind."""
+    scale: Mapping[str, float] = field(default_factory=dict)
+    """A factor for some kinds."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The factor of each kind."""
+        return {kind: self.scale.get(kind, 1.0) for kind in self.kinds}
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Sums of weights."""
+        own = {kind: float(batch.targets[kind].weight.sum()) if kind in batch.targets else 0.0 for kind in self.kinds}
+        return dict.fromkeys(own, sum(own.values())) if self.joint else own
+
+    def __call__(
+        self, system: System, companions: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Sums of weight x -log p over the targets of each kind."""
+        hidden = system(batch)
+        flat = hidden.states.flatten(0, 1)  # (b * t, c)
+        losses = {}
+        for kind in self.kinds:
+            if kind not in batch.targets:
+                losses[kind] = flat.sum() * 0.0  # every rank runs the same graph
+                continue
+            targets = batch.targets[kind]
+            value = targets.value
+            for number, reader in enumerate(batch.readers):
+                if reader in hidden.own:
+                    own = (value < 0) & (targets.reader == number)
+                    resolved = hidden.own[reader][targets.image * own, targets.offset * own]
+                    value = torch.where(own, resolved, value)
+            logits = system.heads[kind](flat[targets.at]).float()
+            nll = nn.functional.cross_entropy(logits, value, reduction="none")
+            losses[kind] = (nll * targets.weight).sum()
+        return losses

@@ -1,0 +1,375 @@
+"""Sequences: what a system makes of a document, and everything that is derived from it.
+
+A `Sequence` is a list of typed spans. A span knows its length, what fills it on the input side (token ids, or what a
+reader makes of a picture), what each of its elements must be predicted as, and whether its elements see each other
+whole. Ids, positions, visibility, targets, weights and packs are derived here and stored nowhere else.
+
+A target belongs to the element that is predicted. The shift by one is made once, in `collate`: element j of a
+sequence is predicted at element j - 1, its last element is never an input, its first never a prediction.
+
+Axis legend of the whole project: b batch, t sequence, n visual tokens, c width, h heads, d head width, v vocabulary,
+k codebook; here also m pictures and e elements of one kind in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plait.document import Image
+from plait.errors import DocumentError, ImageError, TrainingError
+
+Ids = NDArray[np.int64]
+Weights = NDArray[np.float32]
+PackPolicy = Literal["isolated", "stream"]
+Transform = Callable[["Sequence", np.random.Generator], "Sequence"]
+Prepare = Callable[[Image], NDArray[np.float32]]
+
+OWN_INPUT = None  # a target's value: what the model itself puts at that element, gradient stopped
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the elements of a span must be predicted as: by which head, which value, with which weight."""
+
+    kind: str  # a key of the system's heads
+    value: Ids | None  # (n,), or OWN_INPUT
+    weight: Weights  # (n,)
+
+    def cut(self, start: int, stop: int) -> Target:
+        """The target of elements [start, stop)."""
+        value = None if self.value is None else self.value[start:stop]
+        return Target(self.kind, value, self.weight[start:stop])
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The part of what `reader` makes of `image` that fills a span, from element `start` on."""
+
+    reader: str
+    image: Image
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of elements that are filled, predicted and seen in one way.
+
+    `fill` is the token ids (n,), or the slot of a picture. `whole`: the elements see each other, not only those before.
+    """
+
+    fill: Ids | Slot
+    length: int
+    targets: tuple[Target, ...] = ()
+    whole: bool = False
+
+    def cut(self, start: int, stop: int) -> Span:
+        """Elements [start, stop) with their targets."""
+        fill = replace(self.fill, start=self.fill.start + start) if isinstance(self.fill, Slot) else self.fill[start:stop]
+        return replace(self, fill=fill, length=stop - start, targets=tuple(t.cut(start, stop) for t in self.targets))
+
+
+def tokens(ids: Iterable[int], kind: str = "token", weight: float = 1.0) -> Span:
+    """A causal span of tokens that predicts itself with one weight; weight 0 leaves the target out."""
+    array = np.asarray(list(ids), dtype=np.int64)
+    targets = (Target(kind, array, np.full(len(array), weight, np.float32)),) if weight else ()
+    return Span(array, len(array), targets)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Spans in order, and where they came from (for messages)."""
+
+    spans: tuple[Span, ...]
+    origin: str = "document"
+
+    def __len__(self) -> int:
+        return sum(span.length for span in self.spans)
+
+    def cut(self, start: int, stop: int) -> Sequence:
+        """Elements [start, stop); spans across the borders are cut."""
+        kept, at = [], 0
+        for span in self.spans:
+            first, last = max(start - at, 0), min(stop - at, span.length)
+            if first < last:
+                kept.append(span if last - first == span.length else span.cut(first, last))
+            at += span.length
+        return Sequence(tuple(kept), self.origin)
+
+    def ids(self, missing: int = -1) -> Ids:
+        """(t,) token ids, `missing` where a picture fills the element."""
+        parts = [np.full(s.length, missing, np.int64) if isinstance(s.fill, Slot) else s.fill for s in self.spans]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    @property
+    def pictures(self) -> list[tuple[str, Image]]:
+        """The (reader, picture) pairs in order, each once."""
+        seen = {(s.fill.reader, id(s.fill.image)): s.fill.image for s in self.spans if isinstance(s.fill, Slot)}
+        return [(reader, image) for (reader, _), image in seen.items()]
+
+    def without_targets(self) -> Sequence:
+        """The same elements with weight 0: how a broken element keeps its place."""
+        return Sequence(tuple(replace(span, targets=()) for span in self.spans), self.origin)
+
+
+def join(sequences: Iterable[Sequence]) -> Sequence:
+    """One sequence after the other."""
+    parts = list(sequences)
+    return Sequence(tuple(span for part in parts for span in part.spans), parts[0].origin if parts else "nothing")
+
+
+# --------------------------------------------------------------------------------------------------- packs
+
+
+def pack_isolated(lengths: list[int], size: int) -> list[list[int]]:
+    """First fit, longest first: which sequences share a row of at most `size` inputs.
+
+    A sequence of n elements takes n - 1 inputs. Rows come in the order of their first sequence, sequences in their own.
+
+    Raises:
+        DocumentError: a sequence is longer than a row.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        need = lengths[i] - 1
+        if need > size:
+            raise DocumentError(f"a sequence of {lengths[i]} elements in rows of {size}: raise the pack's length or cut it")
+        at = next((r for r, left in enumerate(room) if left >= need), None)
+        if at is None:
+            rows.append([i])
+            room.append(size - need)
+        else:
+            rows[at].append(i)
+            room[at] -= need
+    return sorted(sorted(row) for row in rows)
+
+
+def pack_stream(sequences: Iterable[Sequence], size: int) -> list[Sequence]:
+    """All sequences joined and cut into blocks of `size` + 1 elements; the last may be shorter."""
+    joined = join(sequences)
+    return [joined.cut(at, at + size + 1) for at in range(0, len(joined), size + 1)]
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where the pictures of one reader go: element `offset[i]` of picture `image[i]` fills input `at[i]`."""
+
+    pictures: Tensor  # (m, 3, height, width)
+    at: Tensor  # (e,) index into the b * t inputs
+    image: Tensor  # (e,)
+    offset: Tensor  # (e,)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of one kind: the hidden state at input `at[i]` predicts `value[i]` with `weight[i]`.
+
+    Where `value` is -1 the target is OWN_INPUT: element `offset` of picture `image` of reader `reader` (by number).
+    """
+
+    at: Tensor  # (e,)
+    value: Tensor  # (e,)
+    weight: Tensor  # (e,)
+    reader: Tensor  # (e,)
+    image: Tensor  # (e,)
+    offset: Tensor  # (e,)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of packed sequences, as tensors. Pads have document -1."""
+
+    ids: Tensor  # (b, t) token ids; 0 where a picture fills the input and at pads
+    document: Tensor  # (b, t) number of the sequence within its row
+    position: Tensor  # (b, t) restarts with every sequence
+    block: Tensor  # (b, t) number of the whole span, -1 where causal
+    slots: Mapping[str, Slots]
+    targets: Mapping[str, Targets]
+    readers: tuple[str, ...]  # by number
+    sequences: int
+    broken: int = 0
+
+    @property
+    def images(self) -> Tensor:
+        """(m, 3, height, width): the pictures of the only reader.
+
+        Raises:
+            TrainingError: there are no pictures, or several readers.
+        """
+        if len(self.slots) != 1:
+            raise TrainingError(f"a batch with {len(self.slots)} kinds of pictures, 1 needed: name the reader")
+        return next(iter(self.slots.values())).pictures
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, Slots | Targets):
+                return replace(value, **{name: move(item) for name, item in vars(value).items()})
+            if isinstance(value, Mapping):
+                return {name: move(item) for name, item in value.items()}
+            return value
+
+        return replace(self, **{name: move(item) for name, item in vars(self).items()})
+
+
+@dataclass
+class _Columns:
+    """Growing columns of the arrays of `Slots` or `Targets`."""
+
+    columns: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+
+    def add(self, count: int, **values: Any) -> None:
+        for name, value in values.items():
+            self.columns.setdefault(name, []).append(np.broadcast_to(np.asarray(value), (count,)))
+
+    def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
+        return {f"{prefix}/{name}": np.concatenate(parts) for name, parts in self.columns.items()}
+
+
+class Collator:
+    """Rows of sequences -> flat dictionary of arrays (what crosses from a loader's worker) -> `Batch`.
+
+    Args:
+        prepare: reader -> the function that makes (3, height, width) pixels of a picture.
+        shape: reader -> (3, height, width) of the blank that stands for a picture that cannot be read.
+    """
+
+    def __init__(self, prepare: Mapping[str, Prepare], shape: Mapping[str, tuple[int, int, int]]) -> None:
+        self.prepare = prepare
+        self.shape = shape
+        self.readers = tuple(prepare)
+
+    def arrays(self, rows: list[list[Sequence]], *, shift: bool = True) -> dict[str, NDArray[Any]]:
+        """The arrays of a batch; pictures that cannot be read become blanks, their sequences lose their targets.
+
+        Args:
+            rows: the sequences of each row.
+            shift: leave out the last element of each sequence as input (training); False for prompts.
+        """
+        pixels: dict[str, list[NDArray[np.float32]]] = {reader: [] for reader in self.readers}
+        places = [[self._read(sequence, pixels) for sequence in row] for row in rows]
+        width = max(sum(len(s) - shift for s, *_ in row) for row in places)
+        shape = (len(rows), width)
+        out: dict[str, NDArray[Any]] = {
+            "ids": np.zeros(shape, np.int64),
+            "document": np.full(shape, -1, np.int64),
+            "position": np.zeros(shape, np.int64),
+            "block": np.full(shape, -1, np.int64),
+            "sequences": np.array(sum(len(row) for row in rows)),
+            "broken": np.array(sum(broken for row in places for *_, broken in row)),
+        }
+        slots = {reader: _Columns() for reader in self.readers}
+        targets: dict[str, _Columns] = {}
+        for r, row in enumerate(places):
+            column = blocks = 0
+            for d, (sequence, where, _) in enumerate(row):
+                inputs = len(sequence) - shift
+                here = slice(column, column + inputs)
+                out["document"][r, here] = d
+                out["position"][r, here] = np.arange(inputs)
+                at = 0
+                for span in sequence.spans:
+                    self._place(span, where, r * width + column, at, inputs, (out, slots, targets))
+                    if span.whole:
+                        out["block"][r, column + at : column + min(at + span.length, inputs)] = blocks
+                        blocks += 1
+                    at += span.length
+                column += inputs
+        for reader, columns in slots.items():
+            if pixels[reader]:
+                out[f"slots/{reader}/pictures"] = _stack(pixels[reader], reader)
+                out |= columns.arrays(f"slots/{reader}")
+        for kind, columns in targets.items():
+            out |= columns.arrays(f"targets/{kind}")
+        return out
+
+    def batch(self, arrays: Mapping[str, NDArray[Any]]) -> Batch:
+        """The batch of `arrays`, without a copy."""
+        grouped: dict[str, dict[str, dict[str, Tensor]]] = {"slots": {}, "targets": {}}
+        for name, value in arrays.items():
+            if "/" in name:
+                group, key, part = name.split("/")
+                grouped[group].setdefault(key, {})[part] = torch.from_numpy(np.ascontiguousarray(value))
+        plain = {name: torch.from_numpy(arrays[name]) for name in ("ids", "document", "position", "block")}
+        return Batch(
+            **plain,
+            slots={reader: Slots(**parts) for reader, parts in grouped["slots"].items()},
+            targets={kind: Targets(**parts) for kind, parts in grouped["targets"].items()},
+            readers=self.readers,
+            sequences=int(arrays["sequences"]),
+            broken=int(arrays["broken"]),
+        )
+
+    def __call__(self, rows: list[list[Sequence]], *, shift: bool = True) -> Batch:
+        """`arrays` and `batch` in one."""
+        return self.batch(self.arrays(rows, shift=shift))
+
+    def _read(
+        self, sequence: Sequence, pixels: dict[str, list[NDArray[np.float32]]]
+    ) -> tuple[Sequence, dict[tuple[str, int], int], int]:
+        """Reads the pictures of a sequence into `pixels`; tells their numbers and whether one was broken."""
+        where: dict[tuple[str, int], int] = {}
+        broken = 0
+        for reader, image in sequence.pictures:
+            where[reader, id(image)] = len(pixels[reader])
+            try:
+                pixels[reader].append(self.prepare[reader](image))
+            except ImageError:
+                broken = 1
+                pixels[reader].append(np.zeros(self.shape[reader], np.float32))
+        return (sequence.without_targets() if broken else sequence), where, broken
+
+    def _place(
+        self,
+        span: Span,
+        where: Mapping[tuple[str, int], int],
+        base: int,
+        at: int,
+        inputs: int,
+        into: tuple[dict[str, NDArray[Any]], dict[str, _Columns], dict[str, _Columns]],
+    ) -> None:
+        """Writes a span that begins at element `at` of a sequence whose inputs begin at flat index `base`."""
+        out, slots, targets = into
+        fed = min(span.length, inputs - at)  # the last element of a shifted sequence is no input
+        reader = picture = 0
+        offsets = np.zeros(span.length, np.int64)
+        if isinstance(span.fill, Slot):
+            name = span.fill.reader
+            reader, picture = self.readers.index(name), where[name, id(span.fill.image)]
+            offsets = span.fill.start + np.arange(span.length)
+            slots[name].add(fed, at=base + at + np.arange(fed), image=picture, offset=offsets[:fed])
+        else:
+            out["ids"].reshape(-1)[base + at : base + at + fed] = span.fill[:fed]
+        first = 1 if at == 0 else 0  # nothing stands before the first element to predict it
+        for target in span.targets:
+            keep = first + np.flatnonzero(target.weight[first:])
+            if len(keep):
+                targets.setdefault(target.kind, _Columns()).add(
+                    len(keep),
+                    at=base + at - 1 + keep,
+                    value=-1 if target.value is None else target.value[keep],
+                    weight=target.weight[keep],
+                    reader=reader,
+                    image=picture,
+                    offset=offsets[keep],
+                )
+
+
+def _stack(pictures: list[NDArray[np.float32]], reader: str) -> NDArray[np.float32]:
+    shapes = {picture.shape for picture in pictures}
+    if len(shapes) > 1:
+        raise DocumentError(f"reader {reader!r} got pictures of {len(shapes)} shapes {sorted(shapes)}: one is needed")
+    return np.stack(pictures)

@@ -1,0 +1,408 @@
+"""CM3Leon (arXiv 2309.02591): one decoder over text and image tokens, trained by the CM3 objective.
+
+    picture ──VQGAN──▶ codes ┐
+                             ├─▶ <eos> text <break> codes <eos> ─▶ decoder ─▶ next token, text or code alike
+    text ─────BPE────▶ ids ──┘                                                  └─▶ codes ──VQGAN──▶ picture
+
+No code or weights were released. The sizes are the paper's; what it leaves open follows its parents: metaseq's decoder
+(biases nowhere, norms without parameters, learned positions with two rows in front, tied output) and Chameleon's
+vocabulary. A blank in the text is `<mask>`; its filling follows the final `<eos>` behind the same symbol
+(`<infill>`), and ends with `<eoss>`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plait import images
+from plait.config import from_plain
+from plait.document import Blank, Document, Image, Piece, Text
+from plait.errors import ConfigError, DocumentError
+from plait.nn.attention import KVCache, SelfAttention, Visibility
+from plait.nn.blocks import MLP, Block, Decoder, SquaredReLU
+from plait.nn.norms import plain_layer_norm
+from plait.nn.positions import LearnedPositions, NoRotation
+from plait.nn.vqgan import VQGAN, VQGANConfig
+from plait.sequence import OWN_INPUT, Batch, Prepare, Sequence, Slot, Span, Target, tokens
+from plait.systems.base import Emitted, Forced, Format, Grammar, Hidden, Next, Part, Stop, Streams, System
+from plait.text.bpe import BPE
+
+READER = "vqgan"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CM3LeonConfig:
+    """Sizes of a CM3Leon."""
+
+    image: VQGANConfig
+    width: int
+    depth: int
+    heads: int
+    positions: int = 4096
+    text_tokens: int = 56_320
+    sentinels: int = 512
+    activation: Literal["relu", "squared_relu"] = "relu"  # OPT's; the paper gives none
+    init_std: float = 0.006
+    position_std: float = 0.0002
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} does not divide into {self.heads} heads")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Who has which ids."""
+        return Vocabulary(codes=self.image.codes, sentinels=self.sentinels, text_tokens=self.text_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The ids, in Chameleon's order: four specials, codes, <eoss>, <break>, sentinels, text."""
+
+    codes: int
+    sentinels: int
+    text_tokens: int
+
+    pad: ClassVar[int] = 1
+    eos: ClassVar[int] = 2
+    first_code: ClassVar[int] = 4
+
+    @property
+    def eoss(self) -> int:
+        """The end of an infill."""
+        return self.first_code + self.codes
+
+    @property
+    def brk(self) -> int:
+        """<break>: stands at each change of modality."""
+        return self.eoss + 1
+
+    @property
+    def first_sentinel(self) -> int:
+        """Sentinel i is both <mask:i> and <infill:i>."""
+        return self.brk + 1
+
+    @property
+    def first_text(self) -> int:
+        """The first id of the BPE."""
+        return self.first_sentinel + self.sentinels
+
+    def __len__(self) -> int:
+        return self.first_text + self.text_tokens
+
+    def allow(self, *ids: int, codes: bool = False, text: bool = False) -> Tensor:
+        """(v,) mask of what may be drawn."""
+        mask = torch.zeros(len(self), dtype=torch.bool)
+        mask[list(ids)] = True
+        mask[self.first_code : self.eoss] = codes
+        mask[self.first_text :] = text
+        return mask
+
+
+_PAPER = functools.partial(CM3LeonConfig, image=VQGANConfig())
+CM3LEON_350M = _PAPER(width=1024, depth=24, heads=16)
+CM3LEON_760M = _PAPER(width=1536, depth=24, heads=16)
+CM3LEON_7B = _PAPER(width=4096, depth=32, heads=32)
+TINY = CM3LeonConfig(
+    image=VQGANConfig(
+        resolution=32,
+        channels=32,
+        multipliers=(1, 2, 2),
+        blocks=1,
+        attention_resolutions=(),
+        latent_channels=32,
+        code_width=16,
+        codes=256,
+    ),
+    width=192,
+    depth=4,
+    heads=6,
+    positions=512,
+    text_tokens=512,
+    sentinels=8,
+    activation="squared_relu",
+    init_std=0.02,
+    position_std=0.02,
+)
+SIZES = {"tiny": TINY, "350m": CM3LEON_350M, "760m": CM3LEON_760M, "7b": CM3LEON_7B}
+
+
+class CM3Leon(System):
+    """The whole system: image tokenizer, token embedding (also the output), positions, decoder."""
+
+    name: ClassVar[str] = "cm3leon"
+
+    def __init__(self, config: CM3LeonConfig, text: BPE) -> None:
+        super().__init__()
+        self.config = config
+        self.format = CM3LeonFormat(config, text)
+        self.vocabulary = config.vocabulary
+        self.image_tokenizer = VQGAN(config.image)
+        self.embed = nn.Embedding(len(self.vocabulary), config.width)
+        self.positions = LearnedPositions(config.positions, config.width, offset=2)
+        self.decoder = Decoder([_block(config) for _ in range(config.depth)], plain_layer_norm(config.width))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """metaseq's: truncated normals, and zeros in the layers that write to the residual."""
+        cut = functools.partial(nn.init.trunc_normal_, std=self.config.init_std, a=-3 * self.config.init_std)
+        for name, weight in [("embed", self.embed.weight), *self.decoder.named_parameters()]:
+            if name.endswith("out.weight"):
+                nn.init.zeros_(weight)
+            else:
+                cut(weight, b=3 * self.config.init_std)
+        nn.init.normal_(self.positions.weight, std=self.config.position_std)
+        with torch.no_grad():
+            self.embed.weight[self.vocabulary.pad].zero_()
+            self.positions.weight[1].zero_()
+
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
+        """Codes of the pictures, then embedding, positions, decoder."""
+        own = {reader: self.codes(slots.pictures) for reader, slots in batch.slots.items()}
+        ids = batch.ids.flatten()
+        for reader, slots in batch.slots.items():
+            ids = ids.index_put((slots.at,), own[reader][slots.image, slots.offset])
+        x = self.embed(ids.view_as(batch.ids)) + self.positions(batch.position)  # (b, t, c)
+        visible = Visibility(batch.document, batch.block)
+        attend = cache.attend if cache else lambda layer: visible.attend
+        return Hidden(states=self.decoder(x, batch.position, attend), own=own)
+
+    @torch.no_grad()
+    def codes(self, pictures: Float[Tensor, "m 3 height width"]) -> Tensor:
+        """(m, n) token ids of pictures, in raster order. The tokenizer is never trained through the decoder."""
+        return self.image_tokenizer.encode(pictures).flatten(1) + self.vocabulary.first_code
+
+    def unembed(self, hidden: Float[Tensor, "*any c"]) -> Float[Tensor, "*any v"]:
+        """Logits, by the embedding table itself."""
+        return nn.functional.linear(hidden, self.embed.weight)
+
+    @property
+    def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """Text tokens and codes are one vocabulary."""
+        return {"token": self.unembed, "code": self.unembed}
+
+    def write(self, runs: Items[Emitted]) -> list[Image]:
+        """The pictures of runs of codes, by the VQGAN's decoder."""
+        grid = self.config.image.grid
+        ids = torch.tensor([run.ids for run in runs], device=self.device).view(-1, grid, grid)
+        with torch.no_grad():
+            pixels = self.image_tokenizer.decode(ids - self.vocabulary.first_code).float().cpu().numpy()
+        return [Image(images.from_array(values)) for values in pixels]
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """As in the paper's figure."""
+        modules = {
+            "image_tokenizer": self.image_tokenizer,
+            "embed": self.embed,
+            "positions": self.positions,
+            "decoder": self.decoder,
+        }
+        return {name: Part(module=module) for name, module in modules.items()}
+
+    @classmethod
+    def from_files(cls, config: Mapping[str, Any], directory: Path) -> CM3Leon:
+        """From a plain `CM3LeonConfig` and the BPE."""
+        return cls(from_plain(CM3LeonConfig, config), BPE.read(directory / "tokenizer.json"))
+
+
+class CM3LeonFormat(Format):
+    """How CM3Leon lays documents out, and what it may say when."""
+
+    def __init__(self, config: CM3LeonConfig, text: BPE) -> None:
+        if len(text) > config.text_tokens:
+            raise ConfigError(f"a BPE of {len(text)} tokens for text_tokens = {config.text_tokens}: raise text_tokens")
+        self.config = config
+        self.text = text
+        self.vocabulary = config.vocabulary
+
+    def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
+        """`<eos> text <break> codes ... <eos>`, then the fillings of blanks.
+
+        Answers of a conversation are blanks of its text, which stands before its pictures (paper, table 5); answers
+        that hold a picture stand where they are said. An open document ends where the model is to go on: behind its
+        last piece, behind `<break>` for a blank picture, behind the first `<infill>` for blanks in text.
+        """
+        voc = self.vocabulary
+        pieces, answers = _asked(document, open)
+        blanks = sum(piece == Blank("text") for piece in pieces)
+        if blanks > voc.sentinels:
+            raise DocumentError(f"{blanks} blanks but {voc.sentinels} sentinels: ask less in one document")
+        if not open and blanks != len(answers):
+            raise DocumentError(
+                f"{blanks} blanks but {len(answers)} answers: only an open document leaves some unfilled"
+            )
+        spans = [tokens([voc.eos])]
+        sentinel = voc.first_sentinel
+        for i, run in enumerate(_runs(pieces)):
+            if i:
+                spans.append(tokens([voc.brk]))
+            if isinstance(run, Image):
+                spans.append(self._image(run))
+            for piece in run if isinstance(run, list) else []:
+                spans.append(self._text(piece.text) if isinstance(piece, Text) else tokens([sentinel], weight=0))
+                sentinel += isinstance(piece, Blank)
+        if open and not blanks:
+            return Sequence(tuple(spans), "prompt")
+        spans.append(tokens([voc.eos]))
+        for i, answer in enumerate(answers):
+            spans += [tokens([voc.first_sentinel + i], weight=0), self._text(answer), tokens([voc.eoss])]
+        if open:
+            spans.append(tokens([voc.first_sentinel + len(answers)]))
+        return Sequence(tuple(spans))
+
+    def picture_spans(self, document: Document) -> list[Span]:
+        """Each picture, as codes that predict nothing."""
+        return [replace(self._image(image), targets=()) for image in document.images]
+
+    def _text(self, text: str) -> Span:
+        return tokens(i + self.vocabulary.first_text for i in self.text.encode(text))
+
+    def _image(self, image: Image) -> Span:
+        n = self.config.image.codes_per_image
+        return Span(Slot(READER, image), n, (Target("code", OWN_INPUT, np.ones(n, np.float32)),))
+
+    def streams(self, document: Document, guidance: float) -> Streams:
+        """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only."""
+        prompt = self.layout(document, open=True)
+        if guidance == 1:
+            return Streams(rows=(prompt,), weights={"text": (1.0,), "image": (1.0,)})
+        nothing = self.layout(Document([Blank("text"), Blank("image")]), open=True).cut(0, 3)
+        return Streams(rows=(prompt, nothing), weights={"text": (1.0, 0.0), "image": (guidance, 1 - guidance)})
+
+    def grammar(self, document: Document, max_images: int) -> Grammar:
+        """Fill the blanks one by one; or go on: text up to <break> or <eos>, exactly n codes after <break>."""
+        pieces, answers = _asked(document, open=True)
+        blanks = sum(piece == Blank("text") for piece in pieces) - len(answers)
+        if blanks:
+            return functools.partial(self._fill, blanks, len(answers))
+        last = pieces[-1] if pieces else None
+        return functools.partial(self._continue, last, max_images)
+
+    def _fill(self, blanks: int, answered: int, emitted: Items[Emitted]) -> Next | Forced | Stop:
+        voc = self.vocabulary
+        filled = sum(run.kind == "text" for run in emitted)
+        if filled == blanks:
+            return Stop("filled")
+        if filled and emitted[-1].kind == "text":
+            return Forced((voc.first_sentinel + answered + filled,))
+        return Next(kind="text", head="token", allowed=voc.allow(voc.eoss, text=True), ends=frozenset([voc.eoss]))
+
+    def _continue(self, last: Piece | None, max_images: int, emitted: Items[Emitted]) -> Next | Stop:
+        voc = self.vocabulary
+        drawn = sum(run.kind == "image" for run in emitted)
+        ended = emitted[-1].ids[-1] if emitted else None
+        after_image = emitted[-1].kind == "image" if emitted else isinstance(last, Image)
+        if ended == voc.eos:
+            return Stop("end")
+        begun = last == Blank("image") if not emitted else ended == voc.brk
+        if begun and _turn_to_image(last, emitted):
+            n = self.config.image.codes_per_image
+            return Next(kind="image", head="code", allowed=voc.allow(codes=True), length=n)
+        if drawn and drawn >= max_images and after_image:
+            return Stop("max_images")
+        ends = [voc.eos] + ([voc.brk] if after_image or drawn < max_images else [])
+        allowed = voc.allow(*ends, text=not after_image)
+        return Next(kind="text", head="token", allowed=allowed, ends=frozenset(ends))
+
+    def read_text(self, run: Emitted) -> str:
+        """Symbols of the system are left out."""
+        first = self.vocabulary.first_text
+        return self.text.decode([i - first for i in run.ids if i >= first])
+
+    def preprocess(self, train: bool = False) -> Mapping[str, Prepare]:
+        """Short side to the resolution with Lanczos, centre crop, [-1, 1] (Chameleon's code)."""
+        return {READER: functools.partial(_prepare, size=self.config.image.resolution)}
+
+    @property
+    def picture_shapes(self) -> Mapping[str, tuple[int, int, int]]:
+        """A square of the tokenizer's resolution."""
+        side = self.config.image.resolution
+        return {READER: (self.config.image.in_channels, side, side)}
+
+    @property
+    def max_length(self) -> int:
+        """The rows of the position table."""
+        return self.config.positions
+
+    def write_files(self, directory: Path) -> None:
+        """The BPE."""
+        self.text.write(directory / "tokenizer.json")
+
+
+def _block(config: CM3LeonConfig) -> Block:
+    activation: nn.Module = SquaredReLU() if config.activation == "squared_relu" else nn.ReLU()
+    return Block(
+        attention_norm=plain_layer_norm(config.width),
+        attention=SelfAttention(config.width, config.heads, rotation=NoRotation()),
+        mlp_norm=plain_layer_norm(config.width),
+        mlp=MLP(config.width, 4 * config.width, activation),
+    )
+
+
+def _prepare(image: Image, size: int) -> images.NDArray[np.float32]:
+    return images.to_array(images.resize_and_crop(image.open(), size))
+
+
+def _asked(document: Document, open: bool) -> tuple[list[Piece], list[str]]:
+    """The pieces as they are laid out, and the known answers to their first blanks."""
+    turns = document.turns
+    if not turns:
+        return list(document.pieces), []
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    if any(not isinstance(piece, Text) for turn in answers for piece in turn.pieces):
+        return list(document.pieces), []
+    text: list[Piece] = []
+    for turn in turns:
+        if turn.role == "assistant":
+            text.append(Blank("text"))
+        else:
+            text += [Text("\n")] if text else []
+            text += [piece for piece in turn.pieces if isinstance(piece, Text)]
+    if open and turns[-1].role != "assistant":
+        text.append(Blank("text"))
+    pictures = [piece for turn in turns for piece in turn.pieces if not isinstance(piece, Text)]
+    return [*text, *pictures], [turn.text for turn in answers]
+
+
+def _runs(pieces: Items[Piece]) -> list[list[Text | Blank] | Image | None]:
+    """Runs of text and text blanks, and pictures one by one; None for a picture that is to be drawn.
+
+    Raises:
+        DocumentError: a video, or a blank picture before the end.
+    """
+    runs: list[list[Text | Blank] | Image | None] = []
+    for i, piece in enumerate(pieces):
+        if isinstance(piece, Image):
+            runs.append(piece)
+        elif piece == Blank("image"):
+            if i + 1 < len(pieces):
+                raise DocumentError(
+                    f"piece {i + 1} of {len(pieces)} is a blank picture: only the last piece can be one"
+                )
+            runs.append(None)
+        elif isinstance(piece, Text | Blank):
+            if not runs or not isinstance(runs[-1], list):
+                runs.append([])
+            runs[-1].append(piece)  # type: ignore[union-attr]
+        else:
+            raise DocumentError("CM3Leon reads no video: give single pictures")
+    return runs
+
+
+def _turn_to_image(last: Piece | None, emitted: Items[Emitted]) -> bool:
+    """Whether the <break> just passed leads from text to a picture, rather than back to text."""
+    if not emitted:
+        return True
+    before = emitted[-2].kind if len(emitted) > 1 else ("image" if isinstance(last, Image) else "text")
+    return len(emitted[-1].ids) > 1 or before != "image"

@@ -1,0 +1,206 @@
+"""The VQGAN, image preprocessing and losses of CM3Leon's parents against taming's and Chameleon's own numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from plait import images
+from plait.document import Image
+from plait.nn.vqgan import VQGAN, VQGANConfig
+from plait.objectives.reconstruction import Reconstruct, hinge, per_picture
+
+FOLDER = Path(os.environ.get("PLAIT_GOLDENS", Path(__file__).parents[1] / "goldens")) / "cm3leon" / "tiny"
+CONFIG = json.loads((FOLDER / "config.json").read_text())
+PREFIXES = ("vq", "preprocess_rgb", "postprocess")
+CASES = {
+    c["name"]: c for c in json.loads((FOLDER / "cases.json").read_text())["cases"] if c["name"].startswith(PREFIXES)
+}
+MODULES, LOSSES, GRADIENTS, PIXELS = 5e-6, 2e-6, 1e-5, 1e-6  # the tolerances of the goldens' README
+
+PATTERNS = [
+    (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.block\.(\d+)", r"\1.levels.\2.blocks.\3"),
+    (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.attn\.(\d+)", r"\1.levels.\2.attentions.\3"),
+    (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.(?:down|up)sample", r"\1.levels.\2.resample"),
+    (r"\.mid\.block_(\d)", r".middle.block\1"),
+    (r"\.mid\.attn_1", ".middle.attention"),
+    (r"nin_shortcut", "shortcut"),
+    (r"proj_out", "out"),
+    (r"^quant_conv", "to_codes"),
+    (r"^post_quant_conv", "from_codes"),
+    (r"^quantize\.embedding", "quantiser.codebook"),
+]
+
+
+def ours(name: str) -> str:
+    """Plait's name of a published key or module."""
+    for pattern, replacement in PATTERNS:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def build() -> VQGAN:
+    sizes: Mapping[str, Any] = CONFIG["vqgan"]
+    published = sizes["ddconfig"]
+    assert published["out_ch"] == published["in_channels"]
+    assert not published["double_z"]
+    model = VQGAN(
+        VQGANConfig(
+            resolution=published["resolution"],
+            in_channels=published["in_channels"],
+            channels=published["ch"],
+            multipliers=tuple(published["ch_mult"]),
+            blocks=published["num_res_blocks"],
+            attention_resolutions=tuple(published["attn_resolutions"]),
+            latent_channels=published["z_channels"],
+            code_width=sizes["embed_dim"],
+            codes=sizes["n_embed"],
+            dropout=published["dropout"],
+        )
+    )
+    weights = load_file(FOLDER / "weights.safetensors")
+    model.load_state_dict({ours(k.removeprefix("vqgan/")): v for k, v in weights.items() if k.startswith("vqgan/")})
+    return model.eval()
+
+
+def assert_near(value: Tensor, golden: Tensor, tolerance: float) -> None:
+    assert value.shape == golden.shape
+    error = (value.detach() - golden).abs().max() / golden.abs().max()
+    assert error <= tolerance, f"error {error:.2e} above {tolerance:.0e}"
+
+
+@pytest.fixture(scope="module")
+def model() -> VQGAN:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    return load_file(FOLDER / "cases.safetensors")
+
+
+class Golden:
+    """The tensors of one case by their short names."""
+
+    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self.settings = CASES[name]["settings"]
+        self.given = {short: tensors[full] for short, full in CASES[name]["inputs"].items()}
+        self.wanted = {short: tensors[full] for short, full in CASES[name]["outputs"].items()}
+
+
+def whole(model: VQGAN, golden: Golden) -> None:
+    pixels = golden.given["pixels"]
+    with torch.no_grad():
+        made = model(pixels)
+        values = {
+            "encoder": model.encoder(pixels),
+            "pre_quant": made.quantised.inputs,
+            "quantized": made.quantised.vectors,
+            "post_quant": model.from_codes(made.quantised.vectors),
+            "reconstruction": made.pixels,
+        }
+        again = model.decode(model.encode(pixels))
+    for name, value in values.items():
+        assert_near(value, golden.wanted[name], MODULES)
+    assert torch.equal(made.quantised.ids.flatten(), golden.wanted["indices"])
+    assert list(made.quantised.ids.shape[1:]) == golden.settings["latent_hw"]
+    assert golden.settings["legacy_beta"]
+    loss = made.quantised.commitment.mean() + golden.settings["beta"] * made.quantised.codebook.mean()
+    assert_near(loss, golden.wanted["codebook_loss"], LOSSES)
+    assert_near(again, golden.wanted["reconstruction"], MODULES)
+
+
+def module(model: VQGAN, golden: Golden) -> None:
+    part = model.get_submodule(ours(golden.settings["module"]))
+    with torch.no_grad():
+        assert_near(part(golden.given["x"]), golden.wanted["y"], MODULES)
+
+
+def codebook_entry(model: VQGAN, golden: Golden) -> None:
+    b, h, w, c = golden.settings["shape"]
+    ids = golden.given["indices"].view(b, h, w)
+    with torch.no_grad():
+        vectors = model.quantiser.lookup(ids)
+        assert vectors.shape[-1] == c
+        assert_near(vectors.movedim(-1, 1), golden.wanted["latent"], MODULES)
+        assert_near(model.decode(ids), golden.wanted["image"], MODULES)
+
+
+def training_loss(model: VQGAN, golden: Golden) -> None:
+    beta, wanted = golden.settings["beta"], golden.wanted
+    model = build()  # its gradients are its own
+    objective = Reconstruct(pixel="absolute", codebook=beta, commitment=1.0)
+    batch = SimpleNamespace(images=golden.given["pixels"])
+    terms = objective(SimpleNamespace(image_tokenizer=model), {}, batch, torch.Generator())
+    counts = objective.counts(batch)
+    means = {name: value / counts[name] for name, value in terms.items()}
+    total = sum(objective.weights[name] * value for name, value in means.items())
+    assert isinstance(total, Tensor)
+    total.backward()
+    assert_near(means["pixel"], wanted["l1"], LOSSES)
+    assert_near(means["commitment"] + beta * means["codebook"], wanted["codebook_legacy"], LOSSES)
+    assert_near(beta * means["commitment"] + means["codebook"], wanted["codebook_fixed"], LOSSES)
+    assert_near(total, wanted["total"], LOSSES)
+    for name, weight in (
+        ("grad_conv_in", model.encoder.conv_in.weight),
+        ("grad_codebook", model.quantiser.codebook.weight),
+        ("grad_conv_out", model.decoder.conv_out.weight),
+    ):
+        assert weight.grad is not None
+        assert_near(weight.grad, wanted[name], GRADIENTS)
+    real, fake = golden.given["logits_real"], golden.given["logits_fake"]
+    assert_near(hinge(real, fake).mean(), wanted["hinge_d"], LOSSES)
+    # The mean may cancel to nearly 0, where the order of summation shows: judged by the size of its terms.
+    assert (-per_picture(fake).mean() - wanted["g_loss"]).abs() <= LOSSES * fake.abs().mean()
+
+
+def preprocess(model: VQGAN, golden: Golden) -> None:
+    picture = Image(FOLDER / golden.settings["file"]).open()
+    if (FOLDER / golden.settings["file"]).name.startswith("rgb_"):
+        assert np.array_equal(np.asarray(picture), golden.given["png_rgb"].numpy())
+    values = images.to_array(images.resize_and_crop(picture, golden.settings["size"]))
+    assert_near(torch.from_numpy(values)[None], golden.wanted["pixels"], PIXELS)
+
+
+def postprocess(model: VQGAN, golden: Golden) -> None:
+    picture = images.from_array(golden.given["chw"].numpy())
+    assert np.array_equal(np.asarray(picture), golden.wanted["uint8"].numpy())
+
+
+CHECKS = {
+    "vqgan_": whole,
+    "vq_codebook_entry": codebook_entry,
+    "vq_training_loss": training_loss,
+    "vq_": module,
+    "preprocess_rgb": preprocess,
+    "postprocess": postprocess,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(name: str, model: VQGAN, tensors: dict[str, Tensor]) -> None:
+    check = next(check for prefix, check in CHECKS.items() if name.startswith(prefix))
+    check(model, Golden(name, tensors))
+
+
+def test_every_published_weight_is_used() -> None:
+    weights = load_file(FOLDER / "weights.safetensors")
+    published = {ours(key.removeprefix("vqgan/")) for key in weights if key.startswith("vqgan/")}
+    assert published == set(build().state_dict())
+
+
+def test_constants_that_no_tolerance_separates(model: VQGAN) -> None:
+    norms = [part for part in model.modules() if isinstance(part, nn.GroupNorm)]
+    assert {norm.eps for norm in norms} == {1e-6}
+    assert {norm.num_groups for norm in norms} == {32}

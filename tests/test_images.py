@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from plait import images
+from plait.errors import ImageError
+
+SHARED = Path(os.environ.get("PLAIT_SHARED", Path(__file__).parents[2] / "shared"))
+HARD = SHARED / "realdata/hard-images"
+ROWS = json.loads((HARD / "expected.json").read_text())["files"] if (HARD / "expected.json").is_file() else []
+
+
+def save(picture: PIL.Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def png(colour_type: int, bits: int, rows: bytes, width: int, height: int, trns: bytes = b"") -> bytes:
+    """A PNG that Pillow itself cannot write; `rows` as PNG filters them, with filter byte 0."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    extra = chunk(b"tRNS", trns) if trns else b""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def pixels(content: bytes) -> list[list[list[int]]]:
+    picture = images.decode(content)
+    assert picture.mode == "RGB"
+    return np.asarray(picture).tolist()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+def test_the_content_decides_not_the_name(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "picture.txt"
+    path.write_bytes(save(PIL.Image.new("RGB", (40, 30), (200, 16, 48)), form))
+    for source in (path, str(path), path.read_bytes()):
+        picture = images.decode(source)
+        assert (picture.mode, picture.size) == ("RGB", (40, 30))
+        assert np.abs(np.asarray(picture).astype(int) - [200, 16, 48]).max() <= 8  # JPEG and WebP are lossy
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int) -> None:
+    upright = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    turned = {  # as the camera stores the upright picture
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    content = save(PIL.Image.fromarray(np.ascontiguousarray(turned)), exif=exif)
+    np.testing.assert_array_equal(np.asarray(images.decode(content))[..., 0], upright)
+
+
+def test_damaged_exif_does_not_stop_the_load() -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03"
+    content = save(PIL.Image.new("L", (8, 8), 90), "JPEG", exif=exif)
+    assert pixels(content)[0][0] == [90, 90, 90]
+
+
+def test_sixteen_bits_are_divided_by_257() -> None:
+    values = np.array([[0, 257, 128 * 257, 65535, 300, 65400]], dtype=np.uint16)
+    content = save(PIL.Image.fromarray(values))
+    assert [value for value, _, _ in pixels(content)[0]] == [0, 1, 128, 255, 1, 254]
+
+
+def test_alpha_is_laid_over_white() -> None:
+    rgba = PIL.Image.new("RGBA", (2, 1), (100, 0, 200, 0))
+    rgba.putpixel((1, 0), (100, 0, 200, 128))
+    assert pixels(save(rgba)) == [[[255, 255, 255], [177, 127, 227]]]
+    assert pixels(save(rgba.convert("LA")))[0][0] == [255, 255, 255]
+
+
+def test_a_colour_that_is_declared_transparent() -> None:
+    palette = PIL.Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    assert pixels(save(palette, transparency=1)) == [[[10, 20, 30], [255, 255, 255]]]
+    rgb = png(2, 8, b"\0" + bytes([1, 2, 3, 4, 5, 6]), 2, 1, trns=bytes([0, 1, 0, 2, 0, 3]))
+    assert pixels(rgb) == [[[255, 255, 255], [4, 5, 6]]]
+    gray = png(0, 8, b"\0" + bytes([7, 9]), 2, 1, trns=bytes([0, 7]))
+    assert pixels(gray) == [[[255, 255, 255], [9, 9, 9]]]
+    gray16 = png(0, 16, b"\0" + struct.pack(">HH", 514, 771), 2, 1, trns=struct.pack(">H", 514))
+    assert pixels(gray16) == [[[255, 255, 255], [3, 3, 3]]]
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame(form: str) -> None:
+    frames = [PIL.Image.new("RGB", (4, 4), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    options = {"lossless": True} if form == "WEBP" else {}
+    assert pixels(save(frames[0], form, save_all=True, append_images=frames[1:], **options))[0][0] == [255, 0, 0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "F", "I"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    assert images.to_rgb(PIL.Image.new(mode, (3, 2))).mode == "RGB"
+
+
+def test_an_rgb_picture_is_not_copied() -> None:
+    picture = PIL.Image.new("RGB", (3, 2))
+    assert images.to_rgb(picture) is picture
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "0 bytes; the file is empty, fetch it again"),
+        (b"<html><body>404</body></html>", r"no picture in a format that is read \(JPEG, PNG, "),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture in a format that is read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no picture in a format that is read"),
+        (save(PIL.Image.new("RGB", (64, 64)))[:-30], "no readable picture"),
+        (save(PIL.Image.effect_noise((64, 64), 50), "JPEG")[:-300], "no readable picture .*truncated"),
+        (png(2, 8, b"", 60_000, 60_000), "3600000000 pixels.*, above the limit of 89478485; resize it first"),
+        (png(2, 8, b"", 10_000, 9_000), "10000 x 9000 pixels, above the limit of 89478485; resize it first"),
+        (b"GIF89a\0\0\x05\0\0\0\0", "x.png: "),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "x.png: "),
+        (b"II*\0\xff\xff\xff\xff", "x.png: "),
+    ],
+    ids=["empty", "html", "svg", "eps", "cut-png", "cut-jpeg", "bomb", "large", "no-width", "no-chunk", "no-tag"],
+)
+def test_what_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message) as caught:
+        images.decode(content, "x.png")
+    assert str(caught.value).startswith("x.png: ")
+    assert "\n" not in str(caught.value) and "0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gone.png", "a\0b.png", "."])
+def test_a_path_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ImageError, match=r"cannot be read \(.*\); check the path"):
+        images.decode(f"{tmp_path}/{name}")
+
+
+def test_threads_leave_the_warning_filters_alone() -> None:
+    content = save(PIL.Image.new("RGB", (200, 200)), "JPEG")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(images.decode, [content] * 200))) == 200
+    assert warnings.filters == before
+
+
+def test_arrays_and_back() -> None:
+    picture = PIL.Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 11)
+    values = images.to_array(picture)
+    assert (values.shape, values.dtype) == ((3, 2, 4), np.float32)
+    assert values.min() == -1 and values[2, 1, 3] == np.float32(253 / 255 * 2 - 1)
+    back = np.asarray(images.from_array(values)).astype(int)
+    assert np.abs(back - np.asarray(picture)).max() <= 1  # truncated, not rounded
+    assert np.asarray(images.from_array(np.array([-3, 0, 3], np.float32).reshape(3, 1, 1))).tolist() == [
+        [[0, 127, 255]]
+    ]
+
+
+def test_resize_and_crop_takes_the_centre() -> None:
+    picture = PIL.Image.new("RGB", (90, 30), "red")
+    picture.paste("blue", (30, 0, 60, 30))
+    assert np.asarray(images.resize_and_crop(picture, 30)).tolist() == [[[0, 0, 255]] * 30] * 30
+    assert images.resize_and_crop(picture, 20).size == images.resize_and_crop(picture.rotate(90), 20).size == (20, 20)
+    square = PIL.Image.new("RGB", (16, 16))
+    assert images.resize_and_crop(square, 16) is square
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row["file"] for row in ROWS])
+def test_hard_images(row: dict[str, Any]) -> None:
+    path = HARD / row["file"]
+    if row["expect"] == "reject":
+        with pytest.raises(ImageError, match=row["file"]):
+            images.decode(path)
+        return
+    picture = images.decode(path)
+    assert picture.mode == "RGB" and list(picture.size) == row["size"]
+    rgb = np.asarray(picture, dtype=np.float64)
+    np.testing.assert_allclose(rgb.mean((0, 1)), row["mean_rgb"], atol=4)
+    gray = rgb.mean(2)
+    top, left = gray.shape[0] // 2, gray.shape[1] // 2
+    quadrants = [gray[:top, :left], gray[:top, left:], gray[top:, :left], gray[top:, left:]]
+    np.testing.assert_allclose([part.mean() for part in quadrants], row["quadrant_gray"], atol=4)
