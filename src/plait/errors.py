@@ -1,12 +1,12 @@
 """The errors that Plait raises on purpose.
 
-    PlaitError
-    ├── InputError        what the user gave cannot be used: one line that says what, where and the remedy (exit code 2)
-    │   ├── ConfigError       an unknown key, a wrong value, a pattern that matches nothing
-    │   ├── DocumentError     a document that a system cannot lay out
-    │   ├── ImageError        a picture that cannot be read
-    │   └── CheckpointError   weights that do not fit
-    └── TrainingError     a run that must not go on: NaN, no target, a loss that stands at chance
+PlaitError
+├── InputError        what the user gave cannot be used: one line that says what, where and the remedy (exit code 2)
+│   ├── ConfigError       an unknown key, a wrong value, a pattern that matches nothing
+│   ├── DocumentError     a document that a system cannot lay out
+│   ├── ImageError        a picture that cannot be read
+│   └── CheckpointError   weights that do not fit
+└── TrainingError     a run that must not go on: NaN, no target, a loss that stands at chance
 """
 
 

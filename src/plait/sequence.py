@@ -71,7 +71,9 @@ class Span:
 
     def cut(self, start: int, stop: int) -> Span:
         """Elements [start, stop) with their targets."""
-        fill = replace(self.fill, start=self.fill.start + start) if isinstance(self.fill, Slot) else self.fill[start:stop]
+        fill = (
+            replace(self.fill, start=self.fill.start + start) if isinstance(self.fill, Slot) else self.fill[start:stop]
+        )
         return replace(self, fill=fill, length=stop - start, targets=tuple(t.cut(start, stop) for t in self.targets))
 
 
@@ -140,7 +142,9 @@ def pack_isolated(lengths: list[int], size: int) -> list[list[int]]:
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         need = lengths[i] - 1
         if need > size:
-            raise DocumentError(f"a sequence of {lengths[i]} elements in rows of {size}: raise the pack's length or cut it")
+            raise DocumentError(
+                f"a sequence of {lengths[i]} elements in rows of {size}: raise the pack's length or cut it"
+            )
         at = next((r for r, left in enumerate(room) if left >= need), None)
         if at is None:
             rows.append([i])

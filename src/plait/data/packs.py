@@ -156,9 +156,11 @@ class Elements:
             except DocumentError:
                 skipped += 1
                 continue
-            limit = self.data.length + 1
-            cut += sum(len(sequence) > limit for sequence in made)
-            sequences += [s.cut(0, limit) for s in made] if self.data.policy == "isolated" else made
+            if self.data.policy == "isolated":
+                limit = self.data.length + 1
+                cut += sum(len(sequence) > limit for sequence in made)
+                made = [sequence.cut(0, limit) for sequence in made]
+            sequences += made
         if self.data.policy == "stream":
             rows = [[block] for block in pack_stream(sequences, self.data.length)]
         else:

@@ -23,6 +23,9 @@ from plait.nn.attention import KVCache
 from plait.sequence import Batch, Sequence
 from plait.systems.base import Emitted, Forced, Grammar, Next, Stop, System
 
+GREEDY = Sampling(temperature=0.0)
+PLAIN = Sampling()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -32,8 +35,8 @@ class Settings:
     """Text tokens; pictures do not count, and one that has begun is always finished."""
     max_images: int = 1
     guidance: float = 1.0
-    text: Sampling = Sampling(temperature=0.0)
-    image: Sampling = Sampling()
+    text: Sampling = GREEDY
+    image: Sampling = PLAIN
     seed: int = 0
 
     def sampling(self, kind: str) -> Sampling:
@@ -72,8 +75,16 @@ class _Request:
     stop: str = ""
     pending: list[int] = field(default_factory=list)  # ids to be fed at the next step
 
-    def advance(self) -> None:
-        """Asks the grammar what comes next, once the present run is over; ids that are forced are fed unasked."""
+    @property
+    def length(self) -> int:
+        """Elements of its longest row."""
+        return max(len(prompt) for prompt in self.prompts) + sum(len(run.ids) for run in self.runs)
+
+    def advance(self, limit: int) -> None:
+        """Asks the grammar what comes next, once the present run is over; ids that are forced are fed unasked.
+
+        A run that would go beyond `limit` elements, as far as its length is known, does not begin.
+        """
         while True:
             step = self.grammar(self.runs)
             if isinstance(step, Forced):
@@ -84,6 +95,8 @@ class _Request:
                 self.stop = step.reason
             elif step.kind == "text" and self.left <= 0:
                 self.stop = "max_new_tokens"
+            elif self.length + (step.length or 1) > limit:
+                self.stop = "max_length"
             else:
                 self.next = step
                 self.runs.append(Emitted(step.kind))
@@ -100,7 +113,9 @@ class _Request:
             self.left -= 1
         if self.next.length is not None:
             return len(run.ids) == self.next.length
-        return id in self.next.ends or self.left <= 0
+        if id not in self.next.ends and self.left <= 0:
+            self.stop = "max_new_tokens"
+        return id in self.next.ends
 
 
 class Engine:
@@ -116,12 +131,13 @@ class Engine:
         self.capacity = rows
         self._waiting: deque[_Request] = deque()
         self._active: list[_Request] = []
+        self._limit = system.format.max_length
         self._cache = KVCache(rows)
-        self._collate = system.collator()
+        self._collate = system.format.collator()
         self._submitted = 0
         self._controls: tuple[Tensor, ...] | None = None  # what `draw` needs besides logits, until a run changes
 
-    def submit(self, document: Document, settings: Settings = Settings()) -> int:  # noqa: B008 - frozen
+    def submit(self, document: Document, settings: Settings = Settings()) -> int:
         """Queues a request; its number.
 
         Raises:
@@ -130,10 +146,8 @@ class Engine:
         """
         streams = self.system.format.streams(document, settings.guidance)
         longest = max(len(row) for row in streams.rows)
-        if longest >= self.system.format.max_length:
-            raise InputError(
-                f"a prompt of {longest} elements, at most {self.system.format.max_length - 1} fit: shorten it"
-            )
+        if longest >= self._limit:
+            raise InputError(f"a prompt of {longest} elements, at most {self._limit - 1} fit: shorten it")
         if len(streams.rows) > self.capacity:
             raise InputError(f"a request of {len(streams.rows)} rows in an engine of {self.capacity}: give more rows")
         for reader, image in streams.rows[0].pictures:
@@ -151,10 +165,11 @@ class Engine:
         self._waiting.append(request)
         return request.number
 
+    @torch.inference_mode()
     def cancel(self, number: int) -> None:
         """Drops a request, waiting or running; an unknown number is no error, it may just have ended."""
         self._waiting = deque(request for request in self._waiting if request.number != number)
-        self._leave([request for request in self._active if request.number == number])
+        self._leave({request for request in self._active if request.number == number})
 
     @property
     def busy(self) -> bool:
@@ -164,12 +179,11 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Reply]]:
         """Lets waiting requests in, draws one id for each running one; the requests that ended, with their replies."""
-        logits = self._join()
+        hidden, ended = self._join()
         if self._active:
-            logits = self._feed() if logits is None else logits
-            self._draw(logits)
-        ended = [request for request in self._active if request.stop]
-        self._leave(ended)
+            self._draw(self._feed() if hidden is None else hidden)
+        ended += [request for request in self._active if request.stop]
+        self._leave(set(ended))
         return [(request.number, reply) for request, reply in zip(ended, self._replies(ended), strict=True)]
 
     def run(self, documents: Iterable[Document], settings: Items[Settings]) -> list[Reply]:
@@ -182,23 +196,30 @@ class Engine:
 
     # -------------------------------------------------------------------------------------------- rows
 
-    def _join(self) -> Tensor | None:
-        """Lets requests in while there is room, and reads their prompts: last hidden states of all rows, if any joined."""
+    def _join(self) -> tuple[Tensor | None, list[_Request]]:
+        """Lets requests in while there is room, and reads their prompts.
+
+        Returns: last hidden states (n, c) of all rows, if any joined; the requests that ended before they began.
+        """
         used = sum(len(request.prompts) for request in self._active)
-        joined = []
+        joined: list[_Request] = []
+        ended: list[_Request] = []
         while self._waiting and used + len(self._waiting[0].prompts) <= self.capacity:
             request = self._waiting.popleft()
-            request.advance()
-            used += len(request.prompts)
-            joined.append(request)
+            request.advance(self._limit)
+            if request.stop:
+                ended.append(request)
+            else:
+                joined.append(request)
+                used += len(request.prompts)
         if not joined:
-            return None
+            return None, ended
         before = self._feed() if self._active else None
         rows = [prompt for request in joined for prompt in request.prompts]
         after = self._read(rows, sum(len(request.prompts) for request in self._active))
         self._active += joined
         self._controls = None
-        return after if before is None else torch.cat([before, after])
+        return after if before is None else torch.cat([before, after]), ended
 
     def _read(self, prompts: list[Sequence], first: int) -> Tensor:
         """Prefills rows from `first` on: (n, c) last hidden states."""
@@ -234,18 +255,19 @@ class Engine:
             request.pending = []
         return hidden[torch.arange(len(fed)), counts.to(device) - 1]
 
-    def _leave(self, ended: list[_Request]) -> None:
-        """Rows stay gap-free: the rows of the last requests move into those that became free."""
-        for request in ended:
-            starts = np.cumsum([0, *(len(other.prompts) for other in self._active)])
-            at = self._active.index(request)
-            first, count, total = int(starts[at]), len(request.prompts), int(starts[-1])
-            for row in range(first + count, total):
-                self._cache.move(row, row - count)
-            for row in range(total - count, total):
-                self._cache.clear(row)
-            del self._active[at]
-            self._controls = None
+    def _leave(self, ended: set[_Request]) -> None:
+        """Rows stay gap-free and in order: those behind a request that leaves move forward, each at most once."""
+        if not ended:
+            return
+        rows = [request for request in self._active for _ in request.prompts]
+        kept = [row for row, request in enumerate(rows) if request not in ended]
+        for target, source in enumerate(kept):
+            if source != target:
+                self._cache.move(source, target)
+        for row in range(len(kept), len(rows)):
+            self._cache.clear(row)
+        self._active = [request for request in self._active if request not in ended]
+        self._controls = None
 
     # ------------------------------------------------------------------------------------------- draws
 
@@ -265,9 +287,9 @@ class Engine:
         ids, logprobs = draw(logits, allowed, temperature, top_p, uniform.float())
         for request, id, logprob in zip(self._active, ids.tolist(), logprobs.tolist(), strict=True):
             if request.take(id, logprob):
-                request.advance()
+                request.advance(self._limit)
                 self._controls = None
-            if not request.stop and len(request.prompts[0]) + _length(request) >= self.system.format.max_length:
+            if not request.stop and request.length >= self._limit:
                 request.stop = "max_length"
 
     def _prepare(self) -> tuple[Tensor, ...]:
@@ -302,7 +324,3 @@ class Engine:
                     pieces.append(Text(text))
             replies.append(Reply(document=Document(pieces), runs=tuple(runs), stop=request.stop))
         return replies
-
-
-def _length(request: _Request) -> int:
-    return sum(len(run.ids) for run in request.runs)

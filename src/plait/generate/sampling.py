@@ -29,6 +29,7 @@ def keep_top_p(probabilities: Float[Tensor, "n v"], top_p: Float[Tensor, " n"]) 
     """Zero outside the smallest set of likeliest ids whose mass reaches `top_p`; the crossing id is kept."""
     ranked, order = probabilities.sort(descending=True, stable=True)
     outside = ranked.cumsum(-1) - ranked >= top_p[:, None]
+    outside &= (top_p < 1)[:, None]  # a rounded sum may reach 1 before the last id
     return probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0.0)
 
 
@@ -46,13 +47,13 @@ def draw(
     """
     logits = logits.float().masked_fill(~allowed, -torch.inf)
     greedy = temperature == 0
-    best = logits.argmax(-1)
-    probabilities = (logits / torch.where(greedy, 1.0, temperature)[:, None]).softmax(-1)
+    top, best = logits.max(-1, keepdim=True)
+    probabilities = ((logits - top) / torch.where(greedy, 1.0, temperature)[:, None]).softmax(-1)
     if bool((top_p < 1).any()):
         probabilities = keep_top_p(probabilities, top_p)
     mass = probabilities.cumsum(-1)
     drawn = torch.searchsorted(mass, (uniform * mass[:, -1])[:, None], right=True)[:, 0]
     last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)  # u * mass may round up to mass
-    ids = torch.where(greedy, best, torch.minimum(drawn, last))
+    ids = torch.where(greedy, best[:, 0], torch.minimum(drawn, last))
     logprob = torch.log(probabilities.gather(-1, ids[:, None])[:, 0] / mass[:, -1])
     return ids, torch.where(greedy, 0.0, logprob)

@@ -1,1 +1,1 @@
-"""Plain modules: attention, norms, blocks, towers, connectors, quantisers. They know nothing of systems, data or training."""
+"""Plain modules: attention, norms, blocks, towers, quantisers. They know nothing of systems, data or training."""

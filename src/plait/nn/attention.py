@@ -81,14 +81,18 @@ class Visibility:
     def _block_mask(self) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
 
+        b, t = self.document.shape
+        return create_block_mask(self._sees(), b, None, t, t, device=self.document.device)
+
+    def _sees(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The mask as FlexAttention wants it: a function of (row, head, query, key). Pads see the pads before them."""
         document, block = self.document, self.block
-        b, t = document.shape
 
         def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             together = (block[row, query] == block[row, key]) & (block[row, query] >= 0)
             return (document[row, query] == document[row, key]) & ((query >= key) | together)
 
-        return create_block_mask(sees, b, None, t, t, device=document.device)
+        return sees
 
     @functools.cached_property
     def _groups(self) -> tuple[list[_Group], Tensor]:
@@ -128,10 +132,10 @@ class Visibility:
         qkv = torch.stack((q, k, v)).reshape(3, b * t, h, d)
         parts = []
         for group in groups:
-            gathered = qkv.index_select(1, group.index.flatten()).unflatten(1, group.index.shape)  # (3, s, n, h, d)
-            gathered = gathered.transpose(2, 3)
+            gathered = qkv.index_select(1, group.index.flatten()).view(3, *group.index.shape, h, d)
+            queries, keys, values = gathered.transpose(2, 3)  # (s, h, n, d) each
             mask = group.mask
-            parts.append(scaled_dot_product_attention(*gathered, attn_mask=mask, is_causal=mask is None))
+            parts.append(scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None))
         flat = [part.transpose(1, 2).reshape(-1, h, d) for part in parts]
         joined = torch.cat([*flat, q.new_zeros(1, h, d)])  # the last row is what pads get
         return joined.index_select(0, inverse).view(b, t, h, d)
@@ -146,7 +150,7 @@ class _Group:
 
 
 def _similar(lengths: list[int]) -> list[tuple[int, int]]:
-    """Ranges of falling lengths in which the shortest has at least 7/8 of the longest, at most a fifth as many as rows."""
+    """Ranges (first, behind the last) of falling lengths in which the shortest has at least 7/8 of the longest."""
     ranges, first = [], 0
     for i, length in enumerate(lengths):
         if length * 8 < lengths[first] * 7:
@@ -159,7 +163,7 @@ def _similar(lengths: list[int]) -> list[tuple[int, int]]:
 def _compiled_flex() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)  # type: ignore[no-any-return]
+    return torch.compile(flex_attention, dynamic=True)
 
 
 class KVCache:
@@ -176,26 +180,25 @@ class KVCache:
         self.capacity = capacity or 0
         self.rows = rows
         self.lengths = torch.zeros(rows, dtype=torch.long)
-        self._layers: list[tuple[Tensor, Tensor]] = []  # (rows, capacity, h, d) twice, one pair a layer
-        self._use: tuple[int, Tensor, Tensor | None] | None = None
+        self._layers: list[tuple[Tensor, Tensor]] = []  # (rows, capacity + 1, h, d) twice, one pair a layer
+        self._use: tuple[int, Tensor, Tensor | None] | None = None  # elements in use, (n, t) places, (n, t, need) mask
 
     def advance(self, counts: Int[Tensor, " n"]) -> Int[Tensor, "n t"]:
         """Makes room for counts[i] new elements in row i < n, and returns their positions, t = max(counts).
 
-        Positions behind a row's count are fillers: they are written, seen by no real element, and overwritten later.
+        Elements behind a row's count are fillers: they repeat its last position, are written to the spare place
+        behind the capacity and are seen by none.
         """
-        n, t = len(counts), int(counts.max())
-        before = self.lengths[:n]
-        need = int(before.max()) + t
+        order = torch.arange(int(counts.max()))
+        before = self.lengths[: len(counts)].clone()
+        need = int((before + counts).max())
         if need > self.capacity:
             self._grow(need)
-        position = before[:, None] + torch.arange(t)
-        self.lengths[:n] = before + counts
-        key = torch.arange(need)
-        mask = None
-        if not (t == 1 and bool((before == before[0]).all())):
-            mask = key <= position[..., None]  # (n, t, need)
-        self._use = (need, position, mask)
+        self.lengths[: len(counts)] = before + counts
+        position = before[:, None] + torch.minimum(order, counts[:, None] - 1).clamp(min=0)
+        place = torch.where(order < counts[:, None], position, self.capacity)
+        mask = torch.arange(need) <= position[..., None]  # (n, t, need)
+        self._use = (need, place, None if bool(mask.all()) else mask)
         return position
 
     def attend(self, layer: int) -> Attend:
@@ -203,15 +206,18 @@ class KVCache:
 
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             assert self._use is not None, "advance comes before attend"
-            need, position, mask = self._use
+            need, place, mask = self._use
+            if place.device != k.device:  # once a step, not once a layer
+                place, mask = place.to(k.device), None if mask is None else mask.to(k.device)
+                self._use = (need, place, mask)
             n = len(q)
             keys, values = self._storage(layer, k)
             row = torch.arange(n, device=k.device)[:, None]
-            keys[row, position.to(k.device)] = k
-            values[row, position.to(k.device)] = v
-            seen = (x[:n, :need].transpose(1, 2) for x in (keys, values))
-            where = None if mask is None else mask[:, None].to(q.device)
-            return scaled_dot_product_attention(q.transpose(1, 2), *seen, attn_mask=where).transpose(1, 2)
+            keys[row, place] = k
+            values[row, place] = v
+            queries, keys, values = (x.transpose(1, 2) for x in (q, keys[:n, :need], values[:n, :need]))
+            where = None if mask is None else mask[:, None]
+            return scaled_dot_product_attention(queries, keys, values, attn_mask=where).transpose(1, 2)
 
         return run
 
@@ -240,14 +246,16 @@ class KVCache:
 
     def _storage(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         while len(self._layers) <= layer:
-            shape = (self.rows, self.capacity, *like.shape[2:])
+            shape = (self.rows, self.capacity + 1, *like.shape[2:])
             self._layers.append((like.new_zeros(shape), like.new_zeros(shape)))
         return self._layers[layer]
 
     def _grow(self, need: int) -> None:
         if self.fixed:
-            raise InputError(f"{need} elements in a cache of {self.capacity}: give a larger capacity or shorter prompts")
+            raise InputError(
+                f"{need} elements in a cache of {self.capacity}: give a larger capacity or shorter prompts"
+            )
         self.capacity = max(need, 2 * self.capacity, 64)
         for i, pair in enumerate(self._layers):
             old = pair[0].shape[1]
-            self._layers[i] = tuple(nn.functional.pad(x, (0, 0, 0, 0, 0, self.capacity - old)) for x in pair)  # type: ignore[assignment]
+            self._layers[i] = tuple(nn.functional.pad(x, (0, 0, 0, 0, 0, self.capacity + 1 - old)) for x in pair)  # type: ignore[assignment]

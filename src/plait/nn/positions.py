@@ -48,18 +48,24 @@ class Rotary(nn.Module):
 
     def __init__(self, head_width: int, base: float = 10_000.0, adjacent: bool = False) -> None:
         super().__init__()
+        self.head_width = head_width
+        self.base = base
         self.adjacent = adjacent
-        frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
-        self.register_buffer("frequency", frequency.float(), persistent=False)
-        self.frequency: Tensor
+        self._frequency: Tensor | None = None  # no buffer: `.to(bfloat16)` would round it, the meta device lose it
 
     def forward(
         self, q: Float[Tensor, "b t h d"], k: Float[Tensor, "b t h d"], position: Int[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "b t h d"], Float[Tensor, "b t h d"]]:
         """q and k, turned."""
-        angle = position[..., None, None].float() * self.frequency  # (b, t, 1, d / 2)
+        angle = position[..., None, None].float() * self._on(position.device)  # (b, t, 1, d / 2)
         cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
         return self._turn(q, cos, sin), self._turn(k, cos, sin)
+
+    def _on(self, device: torch.device) -> Tensor:
+        if self._frequency is None or self._frequency.device != device:
+            exponent = torch.arange(0, self.head_width, 2, dtype=torch.float64, device="cpu") / self.head_width
+            self._frequency = (self.base**-exponent).float().to(device)
+        return self._frequency
 
     def _turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         if self.adjacent:

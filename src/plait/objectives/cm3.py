@@ -1,4 +1,4 @@
-"""The CM3 objective (arXiv 2201.07520; CM3Leon, section 2): spans move to the end, behind the symbol that took their place.
+"""The CM3 objective (arXiv 2201.07520; CM3Leon, section 2): spans move to the end, behind the symbol that stands in.
 
     <eos> A small dog <break> codes <eos>   ->   <eos> A <mask:0> <break> codes <eos> <infill:0> small dog <eoss>
 
@@ -8,6 +8,7 @@ A span never crosses a boundary symbol (CM3Leon: `<break>`), and never holds one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class CM3Mask:
     def _segments(self, ids: np.typing.NDArray[np.int64]) -> list[tuple[int, int]]:
         """Runs between boundary symbols, these left out."""
         edges = [-1, *np.flatnonzero(np.isin(ids, self.boundaries)).tolist(), len(ids)]
-        return [(a + 1, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a + 1]
+        return [(a + 1, b) for a, b in pairwise(edges) if b > a + 1]
 
     def _draw(
         self, count: int, length: int, segments: list[tuple[int, int]], generator: np.random.Generator
@@ -74,7 +75,9 @@ class CM3Mask:
         for _ in range(count if count < 2 else count**2):
             a, b = np.sort(generator.random(2) * length)
             start, stop = int(a), int(b + 0.5)
-            clipped = max(((max(start, s), min(stop, e)) for s, e in segments), key=lambda x: x[1] - x[0], default=(0, 0))
+            clipped = max(
+                ((max(start, s), min(stop, e)) for s, e in segments), key=lambda x: x[1] - x[0], default=(0, 0)
+            )
             if clipped[1] > clipped[0] and all(clipped[1] <= s or clipped[0] >= e for s, e in spans):
                 spans.append(clipped)
             if len(spans) == count:

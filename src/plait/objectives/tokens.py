@@ -16,7 +16,7 @@ from plait.systems.base import System
 class NextToken:
     """Cross-entropy of every target of `kinds`, each weighted by its own weight.
 
-    The loss of a kind is the sum of weight x -log p, divided by the sum of weights of all kinds (`joint`) or of its own.
+    The loss of a kind is the sum of weight x -log p, divided by the sum of weights of all kinds (`joint`) or its own.
     """
 
     kinds: tuple[str, ...] = ("token",)
@@ -49,7 +49,7 @@ class NextToken:
             targets = batch.targets[kind]
             value = targets.value
             for number, reader in enumerate(batch.readers):
-                if reader in hidden.own:
+                if reader in hidden.own and hidden.own[reader].ndim == 2:  # ids, not vectors
                     own = (value < 0) & (targets.reader == number)
                     resolved = hidden.own[reader][targets.image * own, targets.offset * own]
                     value = torch.where(own, resolved, value)

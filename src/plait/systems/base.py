@@ -172,6 +172,16 @@ class System(nn.Module, ABC):
     def parts(self) -> Mapping[str, Part]:
         """Name -> part."""
 
+    @property
+    @abstractmethod
+    def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
+        """Modules that are sharded and compiled as wholes, with the methods, besides forward, that enter them."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> Mapping[str, float]:
+        """Kind of target -> the loss of a uniform guess, in nats; the kind that is watched first."""
+
     @classmethod
     @abstractmethod
     def from_files(cls, config: Mapping[str, Any], directory: Path) -> System:

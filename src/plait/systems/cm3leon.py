@@ -13,6 +13,7 @@ vocabulary. A blank in the text is `<mask>`; its filling follows the final `<eos
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from plait import images
@@ -210,6 +212,17 @@ class CM3Leon(System):
         }
         return {name: Part(module=module) for name, module in modules.items()}
 
+    @property
+    def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
+        """The blocks, and the image tokenizer, which is entered by what it is asked for."""
+        blocks: list[tuple[nn.Module, tuple[str, ...]]] = [(block, ()) for block in self.decoder.blocks]
+        return [*blocks, (self.image_tokenizer, ("encode", "decode"))]
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """ln(vocabulary)."""
+        return dict.fromkeys(("token", "code"), math.log(len(self.vocabulary)))
+
     @classmethod
     def from_files(cls, config: Mapping[str, Any], directory: Path) -> CM3Leon:
         """From a plain `CM3LeonConfig` and the BPE."""
@@ -231,17 +244,20 @@ class CM3LeonFormat(Format):
 
         Answers of a conversation are blanks of its text, which stands before its pictures (paper, table 5); answers
         that hold a picture stand where they are said. An open document ends where the model is to go on: behind its
-        last piece, behind `<break>` for a blank picture, behind the first `<infill>` for blanks in text.
+        last piece, behind `<break>` for a blank picture (blanks in text stay), else behind the first open `<infill>`.
         """
         voc = self.vocabulary
         pieces, answers = _asked(document, open)
         blanks = sum(piece == Blank("text") for piece in pieces)
         if blanks > voc.sentinels:
             raise DocumentError(f"{blanks} blanks but {voc.sentinels} sentinels: ask less in one document")
-        if not open and blanks != len(answers):
+        drawn = bool(pieces) and pieces[-1] == Blank("image")
+        if not open and blanks + drawn != len(answers):
             raise DocumentError(
-                f"{blanks} blanks but {len(answers)} answers: only an open document leaves some unfilled"
+                f"{blanks + drawn} blanks but {len(answers)} answers: only an open document leaves some unfilled"
             )
+        if open and blanks and blanks == len(answers):
+            raise DocumentError(f"{blanks} blanks and {len(answers)} answers leave nothing to say: end with a question")
         spans = [tokens([voc.eos])]
         sentinel = voc.first_sentinel
         for i, run in enumerate(_runs(pieces)):
@@ -252,7 +268,7 @@ class CM3LeonFormat(Format):
             for piece in run if isinstance(run, list) else []:
                 spans.append(self._text(piece.text) if isinstance(piece, Text) else tokens([sentinel], weight=0))
                 sentinel += isinstance(piece, Blank)
-        if open and not blanks:
+        if open and (drawn or not blanks):
             return Sequence(tuple(spans), "prompt")
         spans.append(tokens([voc.eos]))
         for i, answer in enumerate(answers):
@@ -273,20 +289,24 @@ class CM3LeonFormat(Format):
         return Span(Slot(READER, image), n, (Target("code", OWN_INPUT, np.ones(n, np.float32)),))
 
     def streams(self, document: Document, guidance: float) -> Streams:
-        """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only."""
+        """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only.
+
+        The `<break>` is left to come with what is emitted, where the prompt does not end with it.
+        """
         prompt = self.layout(document, open=True)
         if guidance == 1:
             return Streams(rows=(prompt,), weights={"text": (1.0,), "image": (1.0,)})
-        nothing = self.layout(Document([Blank("text"), Blank("image")]), open=True).cut(0, 3)
+        draws = document.pieces[-1:] == (Blank("image"),)
+        nothing = self.layout(Document([Blank("text"), Blank("image")]), open=True).cut(0, 3 if draws else 2)
         return Streams(rows=(prompt, nothing), weights={"text": (1.0, 0.0), "image": (guidance, 1 - guidance)})
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """Fill the blanks one by one; or go on: text up to <break> or <eos>, exactly n codes after <break>."""
         pieces, answers = _asked(document, open=True)
         blanks = sum(piece == Blank("text") for piece in pieces) - len(answers)
-        if blanks:
-            return functools.partial(self._fill, blanks, len(answers))
         last = pieces[-1] if pieces else None
+        if blanks and last != Blank("image"):
+            return functools.partial(self._fill, blanks, len(answers))
         return functools.partial(self._continue, last, max_images)
 
     def _fill(self, blanks: int, answered: int, emitted: Items[Emitted]) -> Next | Forced | Stop:
@@ -306,11 +326,12 @@ class CM3LeonFormat(Format):
         if ended == voc.eos:
             return Stop("end")
         begun = last == Blank("image") if not emitted else ended == voc.brk
-        if begun and _turn_to_image(last, emitted):
+        turned = begun and _turn_to_image(last, emitted)
+        if drawn >= max_images and (turned or (drawn and after_image)):
+            return Stop("max_images")
+        if turned:
             n = self.config.image.codes_per_image
             return Next(kind="image", head="code", allowed=voc.allow(codes=True), length=n)
-        if drawn and drawn >= max_images and after_image:
-            return Stop("max_images")
         ends = [voc.eos] + ([voc.brk] if after_image or drawn < max_images else [])
         allowed = voc.allow(*ends, text=not after_image)
         return Next(kind="text", head="token", allowed=allowed, ends=frozenset(ends))
@@ -340,6 +361,17 @@ class CM3LeonFormat(Format):
         self.text.write(directory / "tokenizer.json")
 
 
+def build(size: str) -> CM3Leon:
+    """Random weights, with a BPE that knows single bytes only: for trying shapes and speeds.
+
+    Raises:
+        ConfigError: no such size.
+    """
+    if size not in SIZES:
+        raise ConfigError(f"CM3Leon comes as {', '.join(SIZES)}, not {size!r}")
+    return CM3Leon(SIZES[size], BPE.train([], 256))
+
+
 def _block(config: CM3LeonConfig) -> Block:
     activation: nn.Module = SquaredReLU() if config.activation == "squared_relu" else nn.ReLU()
     return Block(
@@ -350,7 +382,7 @@ def _block(config: CM3LeonConfig) -> Block:
     )
 
 
-def _prepare(image: Image, size: int) -> images.NDArray[np.float32]:
+def _prepare(image: Image, size: int) -> NDArray[np.float32]:
     return images.to_array(images.resize_and_crop(image.open(), size))
 
 

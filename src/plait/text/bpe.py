@@ -37,19 +37,21 @@ class BPE:
             CheckpointError: missing or of another form.
         """
         try:
-            return cls(tokenizers.Tokenizer.from_str(Path(path).read_text()))
+            return cls(tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8")))
         except Exception as error:  # the library raises plain Exception
             raise CheckpointError(f"{path}: no readable tokenizer ({error})") from error
 
     def write(self, path: str | Path) -> None:
         """One JSON file in the `tokenizers` library's form."""
-        Path(path).write_text(json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False))
+        text = json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False)
+        Path(path).write_text(text, encoding="utf-8")
 
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
+        """Ids of a text; half a surrogate pair, which JSON can hold but UTF-8 cannot, is read as "?"."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:

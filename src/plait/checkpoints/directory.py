@@ -1,0 +1,272 @@
+"""Plait's own directories: a system with its weights, exactly.
+
+    config.json          {"plait": version, "system": "module:Class", "config": the plain configuration,
+                          "parts": {name: {"parameters", "fingerprint", "licence"}}}
+    model.safetensors    every tensor of the system's state, under its own name
+    tokenizer.json, ...  what the system's format writes
+
+A fingerprint is the SHA-256 over names, types, shapes and bytes of a part's tensors; it is checked at every load.
+A run keeps such directories as `checkpoints/step-00000123/`, each with a `state.pt` beside the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from plait.checkpoints.outside import from_file
+from plait.config import from_plain, to_plain
+from plait.errors import CheckpointError, ConfigError
+from plait.systems.base import System
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+CHECKPOINTS = "checkpoints"
+_STEP = re.compile(r"step-(\d+)")
+_SHOWN = 3  # names of tensors that an error lists
+
+
+def save(
+    system: System,
+    directory: str | Path,
+    beside: Callable[[Path], None] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Writes a system into a directory, which appears whole or not at all; one of Plait's that is there is replaced.
+
+    Args:
+        beside: writes further files into the folder that it is given, before that takes its name.
+        state: the whole tensors of a system that is sharded; none: the system's own.
+
+    Raises:
+        CheckpointError: the directory holds something else, or a tensor belongs to no part.
+    """
+    out = Path(directory).absolute()
+    if out.exists() and not is_checkpoint(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(f"{out}: is no Plait directory and not empty; choose another one")
+    tensors = {n: tensor.detach().contiguous() for n, tensor in (state or system.state_dict()).items()}
+    description = {
+        "plait": importlib.metadata.version("plait"),
+        "system": f"{type(system).__module__}:{type(system).__qualname__}",
+        "config": to_plain(system.config),
+        "parts": _describe(system, {name: _digest(name, tensor) for name, tensor in tensors.items()}),
+    }
+    folder = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted save left
+    folder.mkdir(parents=True)
+    try:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        system.format.write_files(folder)
+        if beside is not None:
+            beside(folder)
+        _take_name(folder, out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return out
+
+
+def load(
+    directory: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    system: str | None = None,
+) -> System:
+    """The system in a Plait directory, or in the last checkpoint of a run.
+
+    Memory is taken for the weights once, as they are read; what no file holds is computed as in any other build.
+
+    Args:
+        dtype: what weights in floating point are turned into; None leaves them as they are.
+        system: `file.py:Class`, for a system from outside the package. The directory alone can name Plait's own
+            systems only, since to load a class is to run its code.
+
+    Raises:
+        CheckpointError: no checkpoint; files that are missing or broken; tensors that are missing, not expected, or of
+            another shape; a part whose fingerprint is another one.
+        ConfigError: a configuration that does not fit the class.
+    """
+    folder = find(directory)
+    description = read_description(folder)
+    cls = _system_class(description["system"], system, folder)
+    with _Hollow():
+        built = cls.from_files(description["config"], folder)
+    _fill(built, folder, description["parts"], torch.device(device), dtype)
+    return built.to(device).eval()
+
+
+def find(directory: str | Path) -> Path:
+    """The directory itself if it is a Plait directory; of a run, its checkpoint of the highest step.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    folder = Path(directory)
+    if is_checkpoint(folder):
+        return folder
+    steps = {int(match[1]): path for path in folder.glob(f"{CHECKPOINTS}/*") if (match := _STEP.fullmatch(path.name))}
+    whole = {step: path for step, path in steps.items() if is_checkpoint(path)}
+    if whole:
+        return whole[max(whole)]
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such directory; give that of a run or a checkpoint")
+    raise CheckpointError(
+        f"{folder}: holds no {CONFIG} with {WEIGHTS}, and {len(steps)} checkpoints of which none is complete; "
+        "give the directory of a run or a checkpoint"
+    )
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a configuration and weights."""
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What `config.json` says.
+
+    Raises:
+        CheckpointError: it cannot be read, or lacks one of "plait", "system", "config", "parts".
+    """
+    path = folder / CONFIG
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: no readable JSON ({error}); save the checkpoint again") from error
+    kinds = {"plait": str, "system": str, "config": dict, "parts": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(value, dict) or not isinstance(value.get(key), kind)]
+    if wrong:
+        raise CheckpointError(f"{path}: lacks {', '.join(wrong)}; give a directory that Plait saved")
+    return dict(value)
+
+
+class _Hollow(TorchFunctionMode):
+    """Builds modules without memory for their weights.
+
+    `torch.empty`, of which torch's modules make their parameters, gives tensors on the meta device. What is computed,
+    such as a table of sines in a buffer that no file holds, is computed: a build on `torch.device("meta")` would lose it.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        meta = {"device": torch.device("meta")} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **meta})
+
+
+def _system_class(named: str, given: str | None, folder: Path) -> type[System]:
+    if given is not None:
+        cls = from_file(given)
+    else:
+        try:
+            cls = from_plain(cast("type[type[System]]", type[System]), named)  # imports Plait's own modules only
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{folder}: its system is {named!r}, which is not one of Plait's; give its file as file.py:Class"
+            ) from error
+    if not (isinstance(cls, type) and issubclass(cls, System)):
+        raise CheckpointError(f"{given or named} is no System; give the class of one")
+    return cls
+
+
+def _fill(
+    system: System, folder: Path, parts: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None
+) -> None:
+    path = folder / WEIGHTS
+    expected = {name: tuple(tensor.shape) for name, tensor in system.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    digests: dict[str, str] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            _compare(expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, path)  # noqa: SIM118
+            for name in expected:
+                tensor = file.get_tensor(name)  # a view of the file: the pages are the kernel's to drop
+                digests[name] = _digest(name, tensor)
+                wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+                tensors[name] = tensor.to(device, wanted, copy=True)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); fetch or save the checkpoint again") from error
+    for name, fact in _describe(system, digests).items():
+        stored = parts[name].get("fingerprint") if isinstance(parts.get(name), Mapping) else None
+        if stored != fact["fingerprint"]:
+            raise CheckpointError(
+                f"{folder}: the fingerprint of part {name!r} is {fact['fingerprint'][:12]}, but {CONFIG} says "
+                f"{str(stored)[:12]}: the weights were changed; fetch or save the checkpoint again"
+            )
+    system.load_state_dict(tensors, assign=True)
+    hollow = [name for name, tensor in (*system.named_parameters(), *system.named_buffers()) if tensor.is_meta]
+    if hollow:
+        raise CheckpointError(
+            f"{type(system).__name__}: {_listed(hollow)} is in no file and was not computed: "
+            "register it as persistent, or compute it without torch.empty"
+        )
+
+
+def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path}: {len(missing)} tensors missing{_listed(missing, ': ')}, {len(unexpected)} not expected"
+            f"{_listed(unexpected, ': ')}; the weights are of another configuration or version"
+        )
+    for name, shape in expected.items():
+        if shape != found[name]:
+            raise CheckpointError(
+                f"{path}: {name} has the shape {list(found[name])} but the configuration gives {list(shape)}: "
+                "use the configuration that it was saved with"
+            )
+
+
+def _listed(names: list[str], before: str = "") -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return before + ", ".join(names[:_SHOWN]) + more if names else ""
+
+
+def _describe(system: System, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Parameters, fingerprint and licence of each part, given a digest for each tensor of the system."""
+    prefixes = {id(module): f"{name}." if name else "" for name, module in system.named_modules()}
+    described: dict[str, dict[str, Any]] = {}
+    rest = set(digests)
+    for name, part in system.parts.items():
+        own = sorted(key for key in digests if key.startswith(_prefix(prefixes, part.module, name)))
+        rest -= set(own)
+        fingerprint = hashlib.sha256("\n".join(digests[key] for key in own).encode()).hexdigest()
+        described[name] = {"parameters": part.parameters, "fingerprint": fingerprint, "licence": part.licence}
+    if rest:
+        raise CheckpointError(f"{len(rest)} tensors of no part: {_listed(sorted(rest))}; name them in `parts`")
+    return described
+
+
+def _prefix(prefixes: Mapping[int, str], module: nn.Module, name: str) -> str:
+    if id(module) not in prefixes:
+        raise CheckpointError(f"the part {name!r} is no module of the system; register it")
+    return prefixes[id(module)]
+
+
+def _digest(name: str, tensor: Tensor) -> str:
+    """One line for a tensor: name, type, shape and the SHA-256 of its bytes."""
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(content.data).hexdigest()}"
+
+
+def _take_name(folder: Path, out: Path) -> None:
+    """Moves a finished folder to its name; what was there before goes only then."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.replace(old)
+    folder.replace(out)
+    shutil.rmtree(old, ignore_errors=True)

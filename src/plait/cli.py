@@ -1,0 +1,94 @@
+"""The command line: which commands there are, and how it ends. Nothing heavy is imported for help."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from plait.errors import InputError, PlaitError
+
+COMMANDS = {  # name -> class in plait.commands, and what it does
+    "train": ("Train", "Train a recipe, or go on with the run that a directory holds."),
+    "generate": ("Generate", "Answer a prompt or a document with text and pictures."),
+    "evaluate": ("Evaluate", "Score a checkpoint on a task."),
+    "info": ("Info", "Tell what a run or a checkpoint is."),
+    "data import": ("DataImport", "Turn a folder of pictures and words into shards."),
+    "data inspect": ("DataInspect", "Count and measure a data directory, with a contact sheet."),
+    "data shapes": ("DataShapes", "Write documents of the shapes world as shards."),
+}
+REPEATED = ("--set", "--image", "--split", "--template")  # flags that may be given again, or with several values
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; exit codes: 0 done, 2 wrong input (one line on stderr), 1 a fault."""
+    try:
+        command = parse(sys.argv[1:] if argv is None else argv)
+        command()
+    except InputError as error:
+        print(f"plait: {error}", file=sys.stderr)
+        return 2
+    except PlaitError as error:
+        print(f"plait: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("plait: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(argv: Sequence[str]) -> Callable[[], None]:
+    """The command that `argv` asks for.
+
+    Raises:
+        SystemExit: help was asked for (0), or the words make no command (2).
+    """
+    words = list(argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        raise SystemExit(0 if words else 2)
+    if words[0] == "--version":
+        import plait
+
+        print(plait.__version__)
+        raise SystemExit(0)
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    if name is None:
+        print(f"plait: no command {' '.join(words[:2])!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+    import tyro
+
+    rest = _gathered(words[len(name.split()) :])
+    kind = getattr(importlib.import_module("plait.commands"), COMMANDS[name][0])
+    command: Callable[[], None] = tyro.cli(kind, prog=f"plait {name}", args=rest)
+    return command
+
+
+def _gathered(words: list[str]) -> list[str]:
+    """Brings the values of a repeated flag together behind its first place: tyro keeps only the last."""
+    kept: list[str] = []
+    values: dict[str, list[str]] = {}
+    at = 0
+    while at < len(words):
+        flag, sign, value = words[at].partition("=")
+        at += 1
+        if flag not in REPEATED:
+            kept.append(words[at - 1])
+            continue
+        into = values.setdefault(flag, [])
+        if sign:
+            into.append(value)
+        while not sign and at < len(words) and not words[at].startswith("--"):
+            into.append(words[at])
+            at += 1
+    return [*kept, *(word for flag, given in values.items() for word in (flag, *given))]
+
+
+def _help() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  plait {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(["usage: plait COMMAND ...", "", *lines, "", "plait COMMAND --help tells more of each."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""The commands of the command line: one dataclass each. What is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from plait.errors import InputError
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a recipe, or go on with the run that DIR holds.
+
+    RECIPE is <system>/<size>, <system>/<size>/<stage> (up to that stage), or file.py:function.
+    """
+
+    recipe: Positional[str]
+    out: Path | None = None
+    """Run directory; by default runs/<recipe>."""
+    steps: int | None = None
+    """At most so many steps in each stage."""
+    set: tuple[str, ...] = ()
+    """KEY=VALUE: an argument of the recipe (data=DIR) or a setting (stages.pretrain.steps=100)."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run directory."""
+
+    def __call__(self) -> None:
+        """Trains, scores, and prints the scores and the report's path."""
+        import torch
+
+        from plait import recipes
+        from plait.train import parallel
+        from plait.train.log import TensorBoardSink
+        from plait.train.run import Run, shortened
+
+        torch.manual_seed(0)  # initial weights
+        recipe = recipes.find(self.recipe, self.set)
+        if self.steps is not None:
+            recipe = shortened(recipe, self.steps)
+        out = self.out or Path("runs") / self.recipe.replace("/", "-").replace(":", "-")
+        ranks = parallel.join()
+        try:
+            sinks = (TensorBoardSink(out / "tensorboard"),) if self.tensorboard and ranks.first else ()
+            report = Run(recipe, out, ranks, sinks).train()
+        finally:
+            parallel.leave()
+        if ranks.first:
+            scores = out / "scores.json"
+            if scores.exists():
+                _table("Scores on held-out scenes", _flat(json.loads(scores.read_text())))
+            print(f"report: {report}")
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Answer a prompt or a document with text and pictures."""
+
+    checkpoint: Positional[str]
+    prompt: str | None = None
+    """Text of the prompt."""
+    image: tuple[Path, ...] = ()
+    """Pictures that the prompt is about; they stand before its text."""
+    document: Path | None = None
+    """A JSON document instead of prompt and images."""
+    draw: bool = False
+    """Ask for a picture of the prompt, rather than for what comes next."""
+    out: Path | None = None
+    """Where pictures, and the reply as reply.json, are written."""
+    seed: int = 0
+    max_new_tokens: int = 256
+    max_images: int = 1
+    guidance: float = 1.0
+    temperature: float = 0.0
+    """Of text; 0 takes the likeliest."""
+    top_p: float = 1.0
+    image_temperature: float = 1.0
+    image_top_p: float = 1.0
+
+    def __call__(self) -> None:
+        """Generates, prints the text, writes the rest."""
+        from plait.generate.engine import Settings
+        from plait.generate.model import load
+        from plait.generate.sampling import Sampling
+
+        document = self._document()
+        settings = Settings(
+            max_new_tokens=self.max_new_tokens,
+            max_images=self.max_images,
+            guidance=self.guidance,
+            text=Sampling(temperature=self.temperature, top_p=self.top_p),
+            image=Sampling(temperature=self.image_temperature, top_p=self.image_top_p),
+            seed=self.seed,
+        )
+        reply = load(self.checkpoint).generate(document, settings)
+        _write(reply.document, self.out)
+        print(f"({reply.stop})", file=sys.stderr)
+
+    def _document(self) -> Any:
+        from plait.document import Blank, Document, Image, Text, Turn
+
+        if self.document is not None:
+            if self.prompt is not None or self.image:
+                raise InputError("--document and --prompt or --image: give one or the other")
+            return Document.read(self.document)
+        pictures = [Image(path) for path in self.image]
+        text = [Text(self.prompt)] if self.prompt is not None else []
+        if not text and not pictures:
+            raise InputError("nothing to answer: give --prompt, --image or --document")
+        if self.draw:
+            return Document([*pictures, *text, Blank("image")])
+        return Document([Turn("user", [*pictures, *text])]) if pictures else Document(text)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a checkpoint on a task."""
+
+    checkpoint: Positional[str]
+    task: str
+    """Name of a task, or file.py:function."""
+    limit: int | None = None
+    """Items of each group."""
+    out: Path | None = None
+    """JSON file for the scores."""
+
+    def __call__(self) -> None:
+        """Runs the task and prints its scores."""
+        from plait.evaluate import find
+        from plait.generate.model import load
+
+        scores = {task.name: dict(task.run(load(self.checkpoint))) for task in find(self.task, self.limit)}
+        if self.out is not None:
+            self.out.write_text(json.dumps(scores, indent=1) + "\n")
+        _table(f"{self.task} of {self.checkpoint}", _flat(scores))
+
+
+@dataclass(frozen=True)
+class Info:
+    """Tell what a run or a checkpoint is."""
+
+    directory: Positional[str]
+
+    def __call__(self) -> None:
+        """Prints system, sizes, parts, licences, stage and step."""
+        from plait.checkpoints.directory import find, read_description
+        from plait.train.run import where
+
+        folder = find(self.directory)
+        description = read_description(folder)
+        rows = [("checkpoint", str(folder)), ("system", description["system"]), ("plait", description["plait"])]
+        rows += where(folder)
+        rows += [(f"config.{key}", str(value)) for key, value in description["config"].items()]
+        for name, part in description["parts"].items():
+            rows.append((f"part {name}", f"{part['parameters']:,} parameters, {part['licence']}"))
+        _table(f"{self.directory}", rows)
+
+
+@dataclass(frozen=True)
+class DataImport:
+    """Turn a folder of pictures and words into shards.
+
+    KIND is captions (an image folder and a caption table) or classes (a folder for each class).
+    """
+
+    kind: Positional[str]
+    source: Positional[Path]
+    out: Path
+    table: Path | None = None
+    """Caption table, where it is not found by itself."""
+    images: Path | None = None
+    """Image folder, likewise."""
+    split: tuple[str, ...] = ()
+    """NAME=FILE: a list of picture names that make up a split."""
+    template: tuple[str, ...] = ()
+    """Caption of a class, with {name} in it."""
+
+    def __call__(self) -> None:
+        """Imports and prints what was kept and what was not."""
+        from plait.data.importers import KINDS
+
+        if self.kind not in KINDS:
+            raise InputError(f"no kind {self.kind!r} of data; there are {', '.join(KINDS)}")
+        options: dict[str, Any] = {}
+        if self.kind == "captions":
+            splits = dict(item.partition("=")[::2] for item in self.split)
+            options = {"table": self.table, "images": self.images, "splits": splits or None}
+        elif self.template:
+            options = {"templates": self.template}
+        report = KINDS[self.kind](self.source, self.out, **options)
+        _table(f"{self.out}", [(key, str(value)) for key, value in _counted(report.to_json()).items()])
+
+
+@dataclass(frozen=True)
+class DataInspect:
+    """Count and measure a data directory, and lay out some of it on a contact sheet."""
+
+    directory: Positional[Path]
+    out: Path | None = None
+    """PNG for the contact sheet."""
+    limit: int = 1000
+    """Documents that are looked at, of each split."""
+
+    def __call__(self) -> None:
+        """Prints a table a split."""
+        from plait.data.inspect import inspect
+        from plait.data.shards import ShardSource, splits
+
+        names: list[str | None] = list(splits(self.directory)) or [None]
+        for name in names:
+            out = self.out if self.out is None or name is None else self.out.with_stem(f"{self.out.stem}-{name}")
+            inspection = inspect(ShardSource(self.directory, name), out, self.limit)
+            _table(f"{self.directory} {name or ''}", inspection.rows())
+
+
+@dataclass(frozen=True)
+class DataShapes:
+    """Write documents of the shapes world as shards."""
+
+    out: Path
+    count: int = 1000
+    split: str = "train"
+    seed: int = 0
+    resolution: int = 32
+    objects: tuple[int, ...] = (1, 2)
+
+    def __call__(self) -> None:
+        """Draws and writes."""
+        from plait.data.shapes import Shapes
+        from plait.data.shards import ShardWriter, fresh_directory
+
+        if self.split not in ("train", "validation", "test"):
+            raise InputError(f"split {self.split!r} is not one of train, validation, test")
+        source = Shapes(
+            seed=self.seed,
+            length=self.count,
+            split=self.split,  # type: ignore[arg-type]
+            objects=self.objects,
+            resolution=self.resolution,
+        )
+        with fresh_directory(self.out) as folder, ShardWriter(folder) as writer:
+            for i in range(len(source)):
+                writer.add(f"{i:08d}", source[i])
+        print(f"{self.count} documents in {self.out}")
+
+
+def _write(document: Any, out: Path | None) -> None:
+    """Prints text, writes pictures and the document."""
+    from plait.document import Image, Text
+
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    pictures = 0
+    for piece in document:
+        if isinstance(piece, Text):
+            print(piece.text)
+        elif isinstance(piece, Image):
+            name = f"image-{pictures}.png"
+            pictures += 1
+            if out is None:
+                print(f"[a picture; --out DIR writes it as {name}]")
+            else:
+                piece.open().save(out / name)
+                print(out / name)
+    if out is not None:
+        (out / "reply.json").write_text(json.dumps(document.to_json(), indent=1) + "\n")
+
+
+def _flat(scores: Any, path: str = "") -> list[tuple[str, str]]:
+    """Nested scores as rows."""
+    if not isinstance(scores, dict):
+        return [(path, f"{scores:.3f}" if isinstance(scores, float) else str(scores))]
+    return [row for key, value in scores.items() for row in _flat(value, f"{path}.{key}" if path else str(key))]
+
+
+def _counted(report: dict[str, Any]) -> dict[str, Any]:
+    """Lists by their lengths: the full ones stand in report.json."""
+    return {key: len(value) if isinstance(value, list) else value for key, value in report.items()}
+
+
+def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows:
+        table.add_row(name, str(value))
+    Console().print(table)

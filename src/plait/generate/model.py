@@ -1,0 +1,266 @@
+"""The model that users hold: a system, and what can be asked of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, overload
+
+import torch
+from torch import Tensor
+
+import plait.systems
+from plait.checkpoints import directory as checkpoint
+from plait.checkpoints.outside import from_file, is_outside
+from plait.document import Document, Piece, Text, Turn
+from plait.errors import ConfigError, DocumentError, InputError
+from plait.generate.engine import Engine, Reply, Settings
+from plait.sequence import Batch, Sequence
+from plait.systems.base import Emitted, Format, System
+
+ROWS = 256
+"""Rows that run at once: a document needs one, or two under guidance."""
+
+
+class Overrides(TypedDict, total=False):
+    """What may be given by name in place of `Settings`, or on top of them."""
+
+    max_new_tokens: int
+    max_images: int
+    guidance: float
+    temperature: float
+    top_p: float
+    image_temperature: float
+    image_top_p: float
+    seed: int
+
+
+_SAMPLING = {
+    "temperature": ("text", "temperature"),
+    "top_p": ("text", "top_p"),
+    "image_temperature": ("image", "temperature"),
+    "image_top_p": ("image", "top_p"),
+}
+
+
+class Model:
+    """A system that answers. The system is put into evaluation mode.
+
+    Args:
+        system: any system.
+        rows: how many rows run at once; documents beyond wait.
+    """
+
+    def __init__(self, system: System, rows: int = ROWS) -> None:
+        self.system = system.eval()
+        self.rows = rows
+
+    @property
+    def format(self) -> Format:
+        """How documents are laid out."""
+        return self.system.format
+
+    @overload
+    def generate(
+        self, documents: Document, settings: Settings | None = None, **overrides: Unpack[Overrides]
+    ) -> Reply: ...
+    @overload
+    def generate(
+        self, documents: Items[Document], settings: Settings | None = None, **overrides: Unpack[Overrides]
+    ) -> list[Reply]: ...
+    def generate(
+        self, documents: Document | Items[Document], settings: Settings | None = None, **overrides: Unpack[Overrides]
+    ) -> Reply | list[Reply]:
+        """The reply to a document, or to each of several, which then run side by side.
+
+        Document i of several is drawn with `seed` + i: alone and with that seed it gets the same reply.
+
+        Args:
+            settings: see `Settings`; text is greedy unless a temperature is given.
+            overrides: `max_new_tokens`, `max_images`, `guidance`, `temperature` and `top_p` of text,
+                `image_temperature` and `image_top_p` of pictures, `seed`.
+
+        Raises:
+            DocumentError, ImageError: a document cannot be laid out or read.
+            InputError: a prompt leaves no room.
+        """
+        settings = _settings(settings, overrides)
+        asked = [documents] if isinstance(documents, Document) else list(documents)
+        if not asked:
+            return []
+        rows = sum(len(self.format.streams(document, settings.guidance).rows) for document in asked)
+        engine = Engine(self.system, min(rows, self.rows))
+        replies = engine.run(asked, [replace(settings, seed=settings.seed + i) for i in range(len(asked))])
+        return replies[0] if isinstance(documents, Document) else replies
+
+    def stream(
+        self, document: Document, settings: Settings | None = None, **overrides: Unpack[Overrides]
+    ) -> Iterator[Piece]:
+        """The pieces of the reply as they come: text in chunks, a picture when it is whole.
+
+        The chunks of text, joined, are the text that `generate` gives for the same settings.
+        """
+        settings = _settings(settings, overrides)
+        engine = _Open(self.system, len(self.format.streams(document, settings.guidance).rows))
+        number = engine.submit(document, settings)
+        at, drawn, said = 0, 0, ""  # the run that is being told, pictures before it, and what was told of it
+        while engine.busy:
+            ended = dict(engine.step())
+            reply = ended.get(number)
+            runs = list(reply.runs) if reply else engine.runs(number)
+            while at < len(runs):
+                whole = reply is not None or at + 1 < len(runs)
+                if runs[at].kind == "text":
+                    text = self._text(runs[at], whole)
+                    if len(text) > len(said):
+                        yield Text(text[len(said) :])
+                        said = text
+                elif runs[at].kind == "image" and whole:
+                    yield reply.document.images[drawn] if reply else self.system.write([runs[at]])[0]
+                    drawn += 1
+                if not whole:
+                    break
+                at, said = at + 1, ""
+
+    def _text(self, run: Emitted, whole: bool) -> str:
+        """The text of a run so far; a character of which bytes are missing yet is held back."""
+        text = self.format.read_text(run)
+        return text if whole else text.rstrip("\ufffd")
+
+    @torch.inference_mode()
+    def score(self, document: Document, candidates: Items[str]) -> list[float]:
+        """The log-probability of each candidate as the whole of what is said next, in one forward pass.
+
+        A candidate is what the assistant answers where the document is a conversation that ends with the user, or
+        text behind the last piece of any other. The symbols around it count: it must begin there, and end. Candidates
+        of several lengths are summed, not averaged.
+
+        Raises:
+            DocumentError, ImageError: the document cannot be laid out or read, or already holds the answer.
+            InputError: a candidate leaves no room.
+        """
+        if not candidates:
+            return []
+        answered = [self.format.layout(_answered(document, candidate)) for candidate in candidates]
+        prompt = self.format.layout(document, open=True)
+        for sequence in answered:
+            if sequence.cut(0, len(prompt)).ids().tolist() != prompt.ids().tolist():
+                raise DocumentError("the answer would not stand behind the document: end it with the user's turn")
+        scores: list[float] = []
+        for first in range(0, len(answered), self.rows):
+            part = answered[first : first + self.rows]
+            scores += self._sums(self._batch(part, shift=True), len(prompt))
+        return scores
+
+    def _sums(self, batch: Batch, prompt: int) -> list[float]:
+        """(b,) sums of log-probabilities of the targets from element `prompt` on, one sequence a row."""
+        hidden = self.system(batch).states.flatten(0, 1)  # (b * t, c)
+        width = batch.ids.shape[1]
+        sums = torch.zeros(len(batch.ids), dtype=torch.float64, device=hidden.device)
+        for kind, targets in batch.targets.items():
+            kept = targets.at % width >= prompt - 1  # element j is predicted at j - 1
+            at, value = targets.at[kept], targets.value[kept]
+            if len(at):
+                logprobs = self.system.heads[kind](hidden[at]).float().log_softmax(-1)
+                sums.index_add_(0, at // width, logprobs.gather(-1, value[:, None])[:, 0].double())
+        return sums.tolist()
+
+    @torch.inference_mode()
+    def embed(self, documents: Document | Items[Document]) -> Tensor:
+        """The mean of the last hidden states over the elements of a document: (c,); of several: (n, c). In fp32.
+
+        Raises:
+            DocumentError, ImageError: a document cannot be laid out or read.
+            InputError: a document is too long.
+        """
+        asked = [documents] if isinstance(documents, Document) else list(documents)
+        if not asked:
+            raise InputError("0 documents to embed: give at least one")
+        sequences = [self.format.layout(document) for document in asked]
+        means = []
+        for first in range(0, len(sequences), self.rows):
+            batch = self._batch(sequences[first : first + self.rows], shift=False)
+            states = self.system(batch).states.float()  # (b, t, c)
+            real = (batch.document >= 0).float()[..., None]
+            means.append((states * real).sum(1) / real.sum(1))
+        joined = torch.cat(means)
+        return joined[0] if isinstance(documents, Document) else joined
+
+    def _batch(self, sequences: list[Sequence], shift: bool) -> Batch:
+        longest = max(map(len, sequences))
+        if longest > self.format.max_length:
+            raise InputError(f"a document of {longest} elements, at most {self.format.max_length} fit: shorten it")
+        collate = self.format.collator()
+        pictures = {(reader, id(image)): image for sequence in sequences for reader, image in sequence.pictures}
+        for (reader, _), image in pictures.items():
+            collate.prepare[reader](image)  # raises, where a batch would hold a blank in place of a broken picture
+        return collate([[sequence] for sequence in sequences], shift=shift).to(self.system.device)
+
+
+class _Open(Engine):
+    """An engine that lets the runs of a request be seen while they grow."""
+
+    def runs(self, number: int) -> list[Emitted]:
+        """The runs so far, the last one unfinished."""
+        return next((request.runs for request in self._active if request.number == number), [])
+
+
+def load(directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:
+    """The model in a run, a checkpoint or an import (`plait.checkpoints.directory.load`)."""
+    return Model(checkpoint.load(directory, device, dtype))
+
+
+def build(system: str, size: str = "tiny") -> Model:
+    """A model with random weights; seed torch to have the same again.
+
+    Args:
+        system: the name of a module of `plait.systems`, or `file.py:function` from outside; both take a size.
+
+    Raises:
+        ConfigError: no such system or size.
+    """
+    return Model(_builder(system)(size))
+
+
+def _builder(system: str) -> Callable[[str], System]:
+    if is_outside(system):
+        return from_file(system)
+    names = [found.name for found in pkgutil.iter_modules(plait.systems.__path__) if found.name != "base"]
+    if system not in names:
+        near = difflib.get_close_matches(system, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+        raise ConfigError(f"no system {system!r}; {hint}, or a file.py:function")
+    return importlib.import_module(f"plait.systems.{system}").build
+
+
+def _settings(settings: Settings | None, overrides: Overrides) -> Settings:
+    plain: dict[str, Any] = {}
+    sampling: dict[str, dict[str, float]] = {}
+    known = {field.name for field in dataclasses.fields(Settings)} - {"text", "image"} | _SAMPLING.keys()
+    for name, value in overrides.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+            raise ConfigError(f"no setting {name!r}; {hint}")
+        if name in _SAMPLING:
+            kind, field = _SAMPLING[name]
+            sampling.setdefault(kind, {})[field] = value  # type: ignore[assignment]
+        else:
+            plain[name] = value
+    settings = settings or Settings()
+    plain |= {kind: replace(settings.sampling(kind), **given) for kind, given in sampling.items()}
+    return replace(settings, **plain)
+
+
+def _answered(document: Document, answer: str) -> Document:
+    if not document.turns:
+        return Document([*document.pieces, Text(answer)])
+    if document.turns[-1].role == "assistant":
+        raise DocumentError("the last turn is the assistant's: end the conversation with what is asked")
+    return Document([*document.turns, Turn("assistant", answer)])

@@ -1,0 +1,223 @@
+"""A run: a recipe's stages one after the other in a directory, resumed by the same command.
+
+config.yaml         the recipe, in full; a directory of another recipe is refused
+metrics.jsonl       one record a step
+checkpoints/        step-00000123/: a Plait directory, and state.pt to go on from
+samples/            what the probes were answered
+scores.json, report.html, report.json    when all stages are done
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plait.checkpoints import directory as checkpoints
+from plait.config import difference, read_yaml, to_plain, write_yaml
+from plait.document import Image
+from plait.errors import ConfigError
+from plait.generate.engine import Engine
+from plait.generate.model import Model
+from plait.systems.base import System
+from plait.train import parallel
+from plait.train.log import Progress, RunLog, Sink, write_facts
+from plait.train.loop import Loop
+from plait.train.parallel import Ranks
+from plait.train.report import write_report
+from plait.train.stage import Probe, Recipe, Stage
+
+PROBE_ROWS = 64
+KEPT = 2  # checkpoints within a stage; the last of each stage stays
+
+
+class Run:
+    """A recipe in a directory.
+
+    Args:
+        recipe: what to do.
+        directory: where; what is there is gone on with.
+        sinks: receive the records too.
+
+    Raises:
+        ConfigError: the directory holds a run of another recipe.
+    """
+
+    def __init__(
+        self, recipe: Recipe, directory: str | Path, ranks: Ranks | None = None, sinks: tuple[Sink, ...] = ()
+    ) -> None:
+        self.recipe = recipe
+        self.directory = Path(directory)
+        self.ranks = ranks or Ranks()
+        self.sinks = sinks
+        self._claim()
+
+    def train(self) -> Path:
+        """Does what is left of every stage, then scores and reports; the report's path."""
+        latest = self._latest()
+        if latest is None:
+            system, state, step, first = self.recipe.build(), None, 0, 0
+        else:
+            system = checkpoints.load(latest)
+            state = torch.load(latest / "state.pt", weights_only=True)
+            step, first = int(state["total"]), [s.name for s in self.recipe.stages].index(state["stage"])
+        system.to(self.ranks.device)
+        if self.ranks.first:
+            write_facts(
+                self.directory,
+                recipe=self.recipe.name,
+                parameters={name: part.parameters for name, part in system.parts.items()},
+            )
+        parallel.shard(system, self.ranks)
+        sinks = (Progress({s.name: s.steps for s in self.recipe.stages}), *self.sinks) if self.ranks.first else ()
+        with self._log(step if latest else None, sinks) as log:
+            for stage in self.recipe.stages[first:]:
+                step = self._stage(system, stage, state, step, log)
+                state = None
+        if self.ranks.first:
+            system.eval()
+            self._score(Model(system))
+        self.ranks.wait()
+        return write_report(self.directory) if self.ranks.first else self.directory / "report.html"
+
+    # ------------------------------------------------------------------------------------------ stages
+
+    def _stage(self, system: System, stage: Stage, state: Mapping[str, Any] | None, step: int, log: Any) -> int:
+        """Runs what is left of a stage; the number of the next step of the run."""
+        loop = Loop(system, stage, self.ranks, state)
+        began = time.perf_counter()
+        try:
+            while loop.step < stage.steps:
+                record = loop.advance()
+                log({"step": step, **record, "elapsed_s": round(time.perf_counter() - began, 3)})
+                step += 1
+                if loop.step < stage.steps and loop.step % stage.save_every == 0:
+                    self._save(loop, step)
+                if loop.step % stage.probe_every == 0 or loop.step == stage.steps:
+                    self._probe(system, stage, step)
+        except KeyboardInterrupt:
+            self._save(loop, step)
+            raise
+        finally:
+            loop.loader.close()
+        if state is None or state["step"] < stage.steps:
+            loop.finish()
+            self._save(loop, step)
+        return step
+
+    def _save(self, loop: Loop, step: int) -> None:
+        """Writes a checkpoint beside the others, whole or not at all, and removes those no longer needed."""
+        state = {**loop.save(), "total": step}
+        weights = parallel.whole(loop.system.state_dict())
+        if self.ranks.first:
+
+            def beside(folder: Path) -> None:
+                with (folder / "state.pt").open("wb") as file:
+                    torch.save(state, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+
+            checkpoints.save(loop.system, self.directory / "checkpoints" / f"step-{step:08d}", beside, weights)
+            self._tidy(loop, step)
+        self.ranks.wait()
+
+    def _tidy(self, loop: Loop, step: int) -> None:
+        began = step - loop.step
+        inside = [path for path in self._saved() if began < _number(path) < step or _number(path) == step]
+        for path in inside[:-KEPT]:
+            shutil.rmtree(path)
+
+    def _saved(self) -> list[Path]:
+        return sorted((self.directory / "checkpoints").glob("step-*"))
+
+    def _latest(self) -> Path | None:
+        saved = [path for path in self._saved() if (path / "state.pt").exists()]
+        return saved[-1] if saved else None
+
+    # ------------------------------------------------------------------------------------- what is told
+
+    def _probe(self, system: System, stage: Stage, step: int) -> None:
+        """Answers the probes, into samples/."""
+        if not self.recipe.probes or self.ranks.count > 1:
+            return
+        system.eval()
+        folder = self.directory / "samples"
+        folder.mkdir(exist_ok=True)
+        items = []
+        engine = Engine(system, PROBE_ROWS)
+        replies = engine.run([p.prompt for p in self.recipe.probes], [p.settings for p in self.recipe.probes])
+        for i, (probe, reply) in enumerate(zip(self.recipe.probes, replies, strict=True)):
+            pictures = [piece for piece in reply if isinstance(piece, Image)]
+            for picture in pictures[:1]:
+                picture.open().save(folder / f"{step:08d}-{i}.png")
+            items.append(_told(probe, reply.text, f"{step:08d}-{i}.png" if pictures else None))
+        text = json.dumps({"step": step, "stage": stage.name, "items": items})
+        (folder / f"{step:08d}.json").write_text(text)
+
+    def _score(self, model: Model) -> None:
+        path = self.directory / "scores.json"
+        scores = json.loads(path.read_text()) if path.exists() else {}
+        for task in self.recipe.tasks:
+            if task.name not in scores:
+                scores[task.name] = task.run(model)
+                path.write_text(json.dumps(scores, indent=1))
+
+    @contextlib.contextmanager
+    def _log(self, resume_from: int | None, sinks: tuple[Sink, ...]) -> Iterator[Any]:
+        if not self.ranks.first:
+            yield lambda record: None
+            return
+        with RunLog(self.directory, resume_from, sinks) as log:
+            yield log.write
+
+    def _claim(self) -> None:
+        """Writes config.yaml, or holds this recipe against the one that is there."""
+        path = self.directory / "config.yaml"
+        mine = {"name": self.recipe.name, "stages": [_described(stage) for stage in self.recipe.stages]}
+        if path.exists():
+            changed = difference(read_yaml(path), mine)
+            if changed:
+                raise ConfigError(
+                    f"{self.directory} holds a run that differs in {len(changed)} settings, such as {changed[0]}; "
+                    "give another --out, or the settings that it began with"
+                )
+        elif self.ranks.first:
+            if self.directory.exists() and any(self.directory.iterdir()):
+                raise ConfigError(f"{self.directory} is not empty and holds no run: give another --out")
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_yaml(mine, path)
+        self.ranks.wait()
+
+
+def shortened(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with at most `steps` steps in each stage."""
+    return replace(recipe, stages=tuple(replace(stage, steps=min(steps, stage.steps)) for stage in recipe.stages))
+
+
+def _described(stage: Stage) -> Any:
+    """What makes a run what it is: everything but where and how fast it is prepared."""
+    plain = to_plain(stage)
+    del plain["data"]["workers"]
+    return plain
+
+
+def _told(probe: Probe, text: str, image: str | None) -> dict[str, Any]:
+    return {
+        "prompt": probe.prompt.to_json(),
+        "answer": text or None,
+        "image": image,
+        "reference": probe.reference,
+        "reference_image": None,
+    }
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

@@ -1,0 +1,160 @@
+"""What a run is made of, as data: a recipe is a system and its stages; a stage says what trains, on what, and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plait.data.packs import Data
+from plait.document import Document
+from plait.errors import ConfigError
+from plait.generate.engine import Settings
+from plait.sequence import Batch
+from plait.systems.base import System
+
+
+class Objective(Protocol):
+    """What a stage minimises: sums per term, which the loop divides by their counts over all ranks and micro-steps."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each term in the loss."""
+        ...
+
+    def counts(self, batch: Batch, /) -> dict[str, float]:
+        """What each term is divided by, from the batch alone."""
+        ...
+
+    def __call__(
+        self, system: Any, companions: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator, /
+    ) -> dict[str, Tensor]:
+        """The sum of each term over the batch."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """An optimiser and the parameters it moves: those whose names match a pattern and no earlier optimiser's.
+
+    Names are the system's (`decoder.blocks.0.mlp.out.weight`), and a companion's behind its name (`discriminator:...`).
+    """
+
+    train: tuple[str, ...]
+    kind: Literal["adamw", "muon"] = "adamw"
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Of Muon, the first is the momentum."""
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The factor on every learning rate: a linear warm-up, a plateau, and a fall over the last `decay` of the steps."""
+
+    warmup: int = 0
+    """Steps."""
+    decay: float = 1.0
+    """Share of the steps after the warm-up in which the rate falls; 1: at once, 0: never."""
+    shape: Literal["linear", "cosine"] = "linear"
+    final: float = 0.0
+    """The factor at the end."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor at `step` of `steps`, from 0."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        fall = (steps - self.warmup) * self.decay
+        left = (steps - step) / fall if fall else 1.0
+        if left >= 1:
+            return 1.0
+        shape = left if self.shape == "linear" else (1 - math.cos(math.pi * left)) / 2
+        return self.final + (1 - self.final) * shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One kind of step: an objective and the optimisers that follow it. A stage takes its updates in turn."""
+
+    objective: Objective
+    optimisers: tuple[Optimiser, ...]
+    clip: float | None = 1.0
+    """Largest L2 norm of the gradient of all its parameters."""
+    period: int = 1
+    """Taken every so many steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training.
+
+    `seed` draws whatever the objective draws; the order of data has its own.
+    """
+
+    name: str
+    data: Data
+    updates: tuple[Update, ...]
+    steps: int
+    schedule: Schedule = Schedule()
+    companions: Mapping[str, Callable[[Any], nn.Module]] = field(default_factory=dict)
+    """Modules that take part but are no part of the system: made from it as the stage begins, saved with the state."""
+    before: tuple[Callable[[Any], None], ...] = ()
+    """Done to the system once, when the stage begins."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products under autocast; weights and optimiser states stay fp32."""
+    accumulate: int = 1
+    """Elements of the data for one step."""
+    ema: float | None = None
+    """Decay of a running mean of the trained parameters, which replaces them when the stage ends."""
+    compile: bool = False
+    """Compile the decoder."""
+    seed: int = 0
+    save_every: int = 500
+    """Steps between checkpoints."""
+    probe_every: int = 500
+    """Steps between answers to the recipe's probes."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.accumulate < 1 or self.save_every < 1 or self.probe_every < 1:
+            numbers = (self.steps, self.accumulate, self.save_every, self.probe_every)
+            raise ConfigError(f"steps, accumulate, save_every, probe_every = {numbers}: each must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A fixed prompt that is answered again and again while training, for the report."""
+
+    prompt: Document
+    settings: Settings
+    reference: str | None = None
+    """The right answer, in words."""
+
+
+class Task(Protocol):
+    """Something that a finished model is scored on."""
+
+    @property
+    def name(self) -> str:
+        """The key of its scores."""
+        ...
+
+    def run(self, model: Any, /) -> Mapping[str, Any]:
+        """The scores."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A system and what is done with it."""
+
+    name: str
+    build: Callable[[], System]
+    stages: tuple[Stage, ...]
+    probes: Items[Probe] = ()
+    tasks: tuple[Task, ...] = ()

@@ -1,0 +1,76 @@
+"""Shared fixtures: a tiny vocabulary, a tiny CM3Leon with random weights, pictures.
+
+Plait is imported inside the fixtures: shapes are checked only in modules imported after pytest has been configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+import pytest
+
+if TYPE_CHECKING:
+    from plait.document import Image
+    from plait.systems.cm3leon import CM3Leon, CM3LeonConfig
+    from plait.text.bpe import BPE
+
+SENTENCES = ("a small red circle above a blue square", "the big green triangle", "what is it? a cat, and a dog.")
+
+
+@pytest.fixture(scope="session")
+def bpe() -> BPE:
+    """270 tokens: the bytes and a few merges."""
+    from plait.text.bpe import BPE
+
+    return BPE.train(SENTENCES, 270)
+
+
+@pytest.fixture(scope="session")
+def cm3leon_config() -> CM3LeonConfig:
+    """16 codes a picture of 8 x 8 pixels, 4 sentinels, 160 positions, 326 ids."""
+    from plait.nn.vqgan import VQGANConfig
+    from plait.systems.cm3leon import CM3LeonConfig
+
+    image = VQGANConfig(
+        resolution=8,
+        channels=8,
+        multipliers=(1, 2),
+        blocks=1,
+        attention_resolutions=(),
+        latent_channels=8,
+        code_width=4,
+        codes=16,
+    )
+    return CM3LeonConfig(image=image, width=32, depth=2, heads=2, positions=160, text_tokens=300, sentinels=4)
+
+
+@pytest.fixture(scope="session")
+def cm3leon(cm3leon_config: CM3LeonConfig, bpe: BPE) -> CM3Leon:
+    """Random weights everywhere, so that every element matters to those behind it. Shared: not to be changed."""
+    import torch
+
+    from plait.systems.cm3leon import CM3Leon
+
+    generator = torch.Generator().manual_seed(0)
+    system = CM3Leon(cm3leon_config, bpe).eval()
+    with torch.no_grad():
+        for part in (system.embed, system.positions, system.decoder):
+            for weight in part.parameters():
+                weight.normal_(std=0.3, generator=generator)
+        system.image_tokenizer.quantiser.codebook.weight.normal_(generator=generator)
+    return system
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[[int], Image]:
+    """seed -> a picture of 8 x 8 random pixels."""
+    from plait.document import Image
+
+    def make(seed: int) -> Image:
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        return Image(PIL.Image.fromarray(pixels))
+
+    return make
