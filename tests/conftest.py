@@ -37,6 +37,7 @@ def cm3leon_config() -> CM3LeonConfig:
     image = VQGANConfig(
         resolution=8,
         channels=8,
+        groups=2,
         multipliers=(1, 2),
         blocks=1,
         attention_resolutions=(),
@@ -54,13 +55,16 @@ def cm3leon(cm3leon_config: CM3LeonConfig, bpe: BPE) -> CM3Leon:
 
     from plait.systems.cm3leon import CM3Leon
 
-    generator = torch.Generator().manual_seed(0)
-    system = CM3Leon(cm3leon_config, bpe).eval()
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        system = CM3Leon(cm3leon_config, bpe).eval()
         for part in (system.embed, system.positions, system.decoder):
             for weight in part.parameters():
-                weight.normal_(std=0.3, generator=generator)
-        system.image_tokenizer.quantiser.codebook.weight.normal_(generator=generator)
+                weight.normal_(std=0.3)
+        system.embed.weight[system.vocabulary.eoss] *= 3  # here likely, there impossible: blanks do get filled
+        tokenizer = system.image_tokenizer
+        vectors = tokenizer.to_codes(tokenizer.encoder(torch.rand(1, 3, 8, 8) * 2 - 1))  # (1, 4, 4, 4): 16 codes
+        tokenizer.quantiser.codebook.weight.copy_(vectors.flatten(2)[0].T)
     return system
 
 

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from plait.errors import InputError, PlaitError
+from plait.errors import InputError, Interrupted, PlaitError
 
 COMMANDS = {  # name -> class in plait.commands, and what it does
     "train": ("Train", "Train a recipe, or go on with the run that a directory holds."),
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except PlaitError as error:
         print(f"plait: {error}", file=sys.stderr)
-        return 1
+        return 130 if isinstance(error, Interrupted) else 1
     except KeyboardInterrupt:
         print("plait: interrupted", file=sys.stderr)
         return 130

@@ -38,8 +38,10 @@ class Train:
         from plait import recipes
         from plait.train import parallel
         from plait.train.log import TensorBoardSink
+        from plait.train.memory import keep_memory
         from plait.train.run import Run, shortened
 
+        keep_memory()
         torch.manual_seed(0)  # initial weights
         recipe = recipes.find(self.recipe, self.set)
         if self.steps is not None:

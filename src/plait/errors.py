@@ -36,3 +36,7 @@ class CheckpointError(InputError):
 
 class TrainingError(PlaitError):
     """A run that must not go on."""
+
+
+class Interrupted(PlaitError):
+    """The user stopped a run, which was saved."""

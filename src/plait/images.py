@@ -83,7 +83,7 @@ def decode(source: str | Path | bytes, name: str | None = None) -> PIL.Image.Ima
 
 
 def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """RGB: 16-bit values divided by 257, alpha laid over white."""
+    """RGB: 16-bit values divided by 257; alpha laid over white and truncated, as Chameleon's code does."""
     clear = picture.info.get("transparency")  # one value or colour that PNG declares transparent
     if picture.mode == "RGB" and clear is None:
         return picture
@@ -92,9 +92,9 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
         values = np.where(values == clear, 255, values / 257)
         return PIL.Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
     if "A" in picture.mode or picture.mode == "P" or clear is not None:
-        rgba = picture.convert("RGBA")
-        white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return PIL.Image.alpha_composite(white, rgba).convert("RGB")
+        rgba = np.asarray(picture.convert("RGBA"), dtype=np.float64)
+        alpha = rgba[:, :, 3:] / 255
+        return PIL.Image.fromarray(((1 - alpha) * 255 + alpha * rgba[:, :, :3]).astype(np.uint8))
     return picture.convert("RGB")
 
 

@@ -84,6 +84,35 @@ def tokens(ids: Iterable[int], kind: str = "token", weight: float = 1.0) -> Span
     return Span(array, len(array), targets)
 
 
+def compact(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """The same elements in fewer spans: neighbours filled with causal tokens of one kind become one."""
+    runs: list[list[Span]] = []
+    for span in spans:
+        if runs and _joinable(runs[-1][0]) and _joinable(span) and len(_kinds([*runs[-1], span])) < 2:
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    return tuple(run[0] if len(run) == 1 else _joined(run) for run in runs)
+
+
+def _kinds(spans: list[Span]) -> set[str]:
+    return {target.kind for span in spans for target in span.targets}
+
+
+def _joinable(span: Span) -> bool:
+    predicted = all(target.value is not None for target in span.targets)
+    return not isinstance(span.fill, Slot) and not span.whole and len(span.targets) < 2 and predicted
+
+
+def _joined(run: list[Span]) -> Span:
+    fill = np.concatenate([span.fill for span in run if not isinstance(span.fill, Slot)])
+    values = [span.targets[0].value if span.targets else span.fill for span in run]
+    weights = [span.targets[0].weight if span.targets else np.zeros(span.length, np.float32) for span in run]
+    value = np.concatenate([value for value in values if isinstance(value, np.ndarray)])
+    targets = tuple(Target(kind, value, np.concatenate(weights)) for kind in _kinds(run))
+    return Span(fill, len(fill), targets)
+
+
 @dataclass(frozen=True)
 class Sequence:
     """Spans in order, and where they came from (for messages)."""
@@ -123,7 +152,7 @@ class Sequence:
 def join(sequences: Iterable[Sequence]) -> Sequence:
     """One sequence after the other."""
     parts = list(sequences)
-    return Sequence(tuple(span for part in parts for span in part.spans), parts[0].origin if parts else "nothing")
+    return Sequence(compact(span for part in parts for span in part.spans), parts[0].origin if parts else "nothing")
 
 
 # --------------------------------------------------------------------------------------------------- packs

@@ -71,7 +71,7 @@ def test_overrides(model):
         model.generate(document, top_p=2)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("kind", ["answer", "text", "draw"])
 def test_the_stream_is_what_generate_gives(model, kind, seed):
     document = {

@@ -145,7 +145,7 @@ def training_loss(model: VQGAN, golden: Golden) -> None:
     terms = objective(SimpleNamespace(image_tokenizer=model), {}, batch, torch.Generator())
     counts = objective.counts(batch)
     means = {name: value / counts[name] for name, value in terms.items()}
-    total = sum(objective.weights[name] * value for name, value in means.items())
+    total = sum(objective.weights()[name] * value for name, value in means.items())
     assert isinstance(total, Tensor)
     total.backward()
     assert_near(means["pixel"], wanted["l1"], LOSSES)

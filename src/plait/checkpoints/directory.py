@@ -156,7 +156,7 @@ class _Hollow(TorchFunctionMode):
     """Builds modules without memory for their weights.
 
     `torch.empty`, of which torch's modules make their parameters, gives tensors on the meta device. What is computed,
-    such as a table of sines in a buffer that no file holds, is computed: a build on `torch.device("meta")` would lose it.
+    such as a table of sines in a buffer that no file holds, is computed; a build on `torch.device("meta")` loses it.
     """
 
     def __torch_function__(
@@ -171,7 +171,7 @@ def _system_class(named: str, given: str | None, folder: Path) -> type[System]:
         cls = from_file(given)
     else:
         try:
-            cls = from_plain(cast("type[type[System]]", type[System]), named)  # imports Plait's own modules only
+            cls = from_plain(cast("Any", type[System]), named)  # imports nothing but Plait's own modules
         except ConfigError as error:
             raise CheckpointError(
                 f"{folder}: its system is {named!r}, which is not one of Plait's; give its file as file.py:Class"

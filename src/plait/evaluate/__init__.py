@@ -1,1 +1,66 @@
-"""Tasks and metrics."""
+"""Evaluation: tasks that a finished model is scored on.
+
+A task has a name and gives nested scores: numbers under the names of measures, beside them `n`, and mappings of the
+same form under the names of groups. `TASKS` holds those that are known by name; any other is `file.py:function`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from plait.checkpoints.outside import from_file, is_outside
+from plait.errors import ConfigError
+from plait.evaluate import shapes
+from plait.generate.model import Model
+
+Scores = Mapping[str, Any]
+
+
+class Task(Protocol):
+    """Something that a model is scored on."""
+
+    @property
+    def name(self) -> str:
+        """The key of its scores."""
+        ...
+
+    def run(self, model: Model) -> Scores:
+        """The scores, as plain data."""
+        ...
+
+
+Factory = Callable[[int | None], Sequence[Task]]
+"""Makes tasks, with at most so many items in each group."""
+
+TASKS: dict[str, Factory] = {
+    "shapes": shapes.tasks,
+    "shapes/caption": lambda limit: [shapes.ShapesCaption(held=shapes.Held.at_most(limit))],
+    "shapes/vqa": lambda limit: [shapes.ShapesQuestions(held=shapes.Held.at_most(limit))],
+    "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
+}
+
+
+def find(address: str, limit: int | None = None) -> Sequence[Task]:
+    """The tasks of a name, or of a `file.py:function` that takes the limit and gives tasks.
+
+    Raises:
+        ConfigError: no such task, or a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"a limit of {limit} items: give at least 1")
+    if is_outside(address):
+        factory: Factory = from_file(address)
+    elif address in TASKS:
+        factory = TASKS[address]
+    else:
+        near = difflib.get_close_matches(address, TASKS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(TASKS)}"
+        raise ConfigError(f"no task {address!r}; {hint}, or a file.py:function")
+    return factory(limit)
+
+
+def evaluate(model: Model, tasks: Sequence[Task]) -> dict[str, Scores]:
+    """The scores of each task by its name."""
+    return {task.name: task.run(model) for task in tasks}

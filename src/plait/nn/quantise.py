@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from plait.errors import ConfigError
 
+_FADED = 1e-4  # a running count below which a quotient of sum and count is noise
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
@@ -95,9 +97,9 @@ class MovingAverage(nn.Module):
         """Moves `table` after a step in which code i was nearest to counts[i] vectors that add up to sums[i]."""
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        # An unused code fades in count and sum alike and stays where it is; 1e-4 keeps the quotient finite.
-        followed = (self.sums / self.counts.clamp_min(1e-4)[:, None]).to(table.dtype)
-        table.copy_(torch.where(self.counts[:, None] > 1e-4, followed, table))
+        # An unused code fades in count and sum alike and stays where it is, also when little of either is left.
+        followed = (self.sums / self.counts.clamp_min(_FADED)[:, None]).to(table.dtype)
+        table.copy_(torch.where(self.counts[:, None] > _FADED, followed, table))
 
     @torch.no_grad()
     def place(self, rows: Tensor, vectors: Float[Tensor, "n c"]) -> None:

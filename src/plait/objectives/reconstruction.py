@@ -76,8 +76,7 @@ class Reconstruct:
     """Weight of the term that moves the encoder towards its codes."""
     adversary: Adversary | None = None
 
-    @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self, counts: Mapping[str, float] | None = None) -> Mapping[str, float]:
         """The weight of each term. The adversarial term carries its adaptive weight itself."""
         weights = {"pixel": 1.0, "codebook": self.codebook, "commitment": self.commitment}
         if self.perceptual:
@@ -88,7 +87,7 @@ class Reconstruct:
 
     def counts(self, batch: HasImages) -> dict[str, float]:
         """The number of pictures, for each term."""
-        return dict.fromkeys(self.weights, float(len(batch.images)))
+        return dict.fromkeys(self.weights(), float(len(batch.images)))
 
     def __call__(
         self,
@@ -149,8 +148,7 @@ class Discriminate:
 
     adversary: Adversary = Adversary()
 
-    @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self, counts: Mapping[str, float] | None = None) -> Mapping[str, float]:
         """One term."""
         return {"hinge": 1.0}
 

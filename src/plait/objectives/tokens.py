@@ -14,26 +14,23 @@ from plait.systems.base import System
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken:
-    """Cross-entropy of every target of `kinds`, each weighted by its own weight.
-
-    The loss of a kind is the sum of weight x -log p, divided by the sum of weights of all kinds (`joint`) or its own.
-    """
+    """Cross-entropy of every target of `kinds`, each weighted by its own weight; a mean for each kind."""
 
     kinds: tuple[str, ...] = ("token",)
     joint: bool = True
-    """One mean over all targets (every token counts the same), rather than the sum of a mean for each kind."""
+    """The loss is one mean over the targets of all kinds, rather than the sum of the means."""
     scale: Mapping[str, float] = field(default_factory=dict)
     """A factor for some kinds."""
 
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """The factor of each kind."""
-        return {kind: self.scale.get(kind, 1.0) for kind in self.kinds}
-
     def counts(self, batch: Batch) -> dict[str, float]:
-        """Sums of weights."""
-        own = {kind: float(batch.targets[kind].weight.sum()) if kind in batch.targets else 0.0 for kind in self.kinds}
-        return dict.fromkeys(own, sum(own.values())) if self.joint else own
+        """The sum of weights of each kind."""
+        return {kind: float(batch.targets[kind].weight.sum()) if kind in batch.targets else 0.0 for kind in self.kinds}
+
+    def weights(self, counts: Mapping[str, float]) -> Mapping[str, float]:
+        """The share of each kind in all targets, or 1, times its scale."""
+        total = sum(counts.values())
+        shares = {kind: counts[kind] / total if self.joint and total else 1.0 for kind in self.kinds}
+        return {kind: share * self.scale.get(kind, 1.0) for kind, share in shares.items()}
 
     def __call__(
         self, system: System, companions: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator

@@ -18,7 +18,7 @@ from plait.document import Blank, Document, Image, Text, Turn
 from plait.evaluate.shapes import Held, ShapesCaption, ShapesDraw, ShapesQuestions
 from plait.generate.engine import Settings
 from plait.generate.sampling import Sampling
-from plait.nn.quantise import CodebookUpkeep, MovingAverage
+from plait.nn.quantise import CodebookUpkeep
 from plait.objectives.cm3 import CM3Mask
 from plait.objectives.reconstruction import Reconstruct
 from plait.objectives.tokens import NextToken
@@ -45,7 +45,9 @@ def tiny(data: str | None = None) -> Recipe:
 
 def _shapes() -> Recipe:
     config = TINY
-    pictures = Shapes(seed=SEED, length=100_000, objects=(1, 2, 3))
+    pictures = Shapes(
+        seed=SEED, length=1_000_000, objects=(4, 5, 6, 7, 8, 9), mix={"draw": 1.0}
+    )  # crowded: more to learn
     documents = Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 3), mix={"draw": 0.5, "both": 0.5})
     held = Held(seed=SEED + 2)
     return Recipe(
@@ -79,7 +81,7 @@ def _imported(data: str) -> Recipe:
 
 
 def tokenizer_stage(config: CM3LeonConfig, sources: dict[str, Source], steps: int) -> Stage:
-    """The VQGAN on squared error, its codes following the running mean of their vectors.
+    """The VQGAN on squared error, its codebook kept in use.
 
     The published losses (absolute error, perceptual, adversarial) ask for a pretrained network and far more steps; at
     this size squared error learns codes that keep colours and outlines within a minute.
@@ -87,16 +89,16 @@ def tokenizer_stage(config: CM3LeonConfig, sources: dict[str, Source], steps: in
     image = config.image
     return Stage(
         name="tokenizer",
-        data=Data(sources=sources, rows=64, length=image.codes_per_image - 1, reads="pictures", seed=SEED),
+        data=Data(sources=sources, rows=32, length=image.codes_per_image - 1, reads="pictures", seed=SEED),
         updates=(
             Update(
-                objective=Reconstruct(pixel="squared", codebook=0.0, commitment=0.25),
-                optimisers=(Optimiser(train=("image_tokenizer.*",), lr=2e-3, weight_decay=0.01),),
+                objective=Reconstruct(pixel="squared", codebook=1.0, commitment=0.25),
+                optimisers=(Optimiser(train=("image_tokenizer.*",), lr=3e-3, betas=(0.9, 0.99)),),
             ),
         ),
         companions={"upkeep": upkeep},
         steps=steps,
-        schedule=Schedule(warmup=50, final=0.02),
+        schedule=Schedule(warmup=30, shape="cosine", final=0.03),
         precision="bf16",
     )
 
@@ -136,9 +138,8 @@ def build(config: CM3LeonConfig, source: Source) -> CM3Leon:
 
 
 def upkeep(system: Any) -> CodebookUpkeep:
-    """Starts the codebook from the encoder's vectors, keeps it in use, and lets codes follow their vectors."""
-    image = system.config.image
-    return CodebookUpkeep(image.codes, image.code_width, settle=3, average=MovingAverage(image.codes, image.code_width))
+    """Draws the codebook anew from the encoder's vectors while these move fastest, and keeps it in use after that."""
+    return CodebookUpkeep(system.config.image.codes, system.config.image.code_width, settle=60)
 
 
 def texts(source: Source, count: int) -> Iterator[str]:

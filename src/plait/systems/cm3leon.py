@@ -35,7 +35,7 @@ from plait.nn.blocks import MLP, Block, Decoder, SquaredReLU
 from plait.nn.norms import plain_layer_norm
 from plait.nn.positions import LearnedPositions, NoRotation
 from plait.nn.vqgan import VQGAN, VQGANConfig
-from plait.sequence import OWN_INPUT, Batch, Prepare, Sequence, Slot, Span, Target, tokens
+from plait.sequence import OWN_INPUT, Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
 from plait.systems.base import Emitted, Forced, Format, Grammar, Hidden, Next, Part, Stop, Streams, System
 from plait.text.bpe import BPE
 
@@ -53,6 +53,8 @@ class CM3LeonConfig:
     positions: int = 4096
     text_tokens: int = 56_320
     sentinels: int = 512
+    asked_weight: float = 1.0
+    """Weight, as targets, of the words and pictures that an answer is about; answers have 1."""
     activation: Literal["relu", "squared_relu"] = "relu"  # OPT's; the paper gives none
     init_std: float = 0.006
     position_std: float = 0.0002
@@ -118,13 +120,14 @@ CM3LEON_7B = _PAPER(width=4096, depth=32, heads=32)
 TINY = CM3LeonConfig(
     image=VQGANConfig(
         resolution=32,
-        channels=32,
-        multipliers=(1, 2, 2),
+        channels=16,
+        multipliers=(1, 2, 4),
         blocks=1,
         attention_resolutions=(),
-        latent_channels=32,
-        code_width=16,
-        codes=256,
+        groups=8,
+        latent_channels=64,
+        code_width=4,
+        codes=128,
     ),
     width=192,
     depth=4,
@@ -260,33 +263,37 @@ class CM3LeonFormat(Format):
             raise DocumentError(f"{blanks} blanks and {len(answers)} answers leave nothing to say: end with a question")
         spans = [tokens([voc.eos])]
         sentinel = voc.first_sentinel
+        weight = self.config.asked_weight if answers else 1.0
         for i, run in enumerate(_runs(pieces)):
             if i:
-                spans.append(tokens([voc.brk]))
+                spans.append(tokens([voc.brk], weight=weight))
             if isinstance(run, Image):
-                spans.append(self._image(run))
+                spans.append(self._image(run, weight))
             for piece in run if isinstance(run, list) else []:
-                spans.append(self._text(piece.text) if isinstance(piece, Text) else tokens([sentinel], weight=0))
+                spans.append(
+                    self._text(piece.text, weight) if isinstance(piece, Text) else tokens([sentinel], weight=0)
+                )
                 sentinel += isinstance(piece, Blank)
         if open and (drawn or not blanks):
-            return Sequence(tuple(spans), "prompt")
+            return Sequence(compact(spans), "prompt")
         spans.append(tokens([voc.eos]))
         for i, answer in enumerate(answers):
             spans += [tokens([voc.first_sentinel + i], weight=0), self._text(answer), tokens([voc.eoss])]
         if open:
             spans.append(tokens([voc.first_sentinel + len(answers)]))
-        return Sequence(tuple(spans))
+        return Sequence(compact(spans))
 
     def picture_spans(self, document: Document) -> list[Span]:
         """Each picture, as codes that predict nothing."""
         return [replace(self._image(image), targets=()) for image in document.images]
 
-    def _text(self, text: str) -> Span:
-        return tokens(i + self.vocabulary.first_text for i in self.text.encode(text))
+    def _text(self, text: str, weight: float = 1.0) -> Span:
+        return tokens((i + self.vocabulary.first_text for i in self.text.encode(text)), weight=weight)
 
-    def _image(self, image: Image) -> Span:
+    def _image(self, image: Image, weight: float = 1.0) -> Span:
         n = self.config.image.codes_per_image
-        return Span(Slot(READER, image), n, (Target("code", OWN_INPUT, np.ones(n, np.float32)),))
+        targets = (Target("code", OWN_INPUT, np.full(n, weight, np.float32)),) if weight else ()
+        return Span(Slot(READER, image), n, targets)
 
     def streams(self, document: Document, guidance: float) -> Streams:
         """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only.

@@ -155,11 +155,12 @@ class Loop:
         objective = updater.update.objective
         self._trainable(updater.names)
         counts = self._count(objective, batches)
+        weights = objective.weights(counts)
         sums = dict.fromkeys(counts, 0.0)
         for batch in batches:
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"):
                 terms = objective(self.system, self.companions, batch, self.generator)
-            parts = [objective.weights[name] / counts[name] * term for name, term in terms.items() if counts[name]]
+            parts = [weights[name] / counts[name] * term for name, term in terms.items() if counts[name]]
             loss = torch.stack(parts).sum()
             (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP means over ranks
             for name, term in terms.items():
@@ -173,7 +174,7 @@ class Loop:
                 group["lr"] = group["peak_lr"] * factor
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        total = sum(objective.weights[name] * mean for name, mean in means.items())
+        total = sum(weights[name] * mean for name, mean in means.items())
         first = updater is self.updaters[0]
         record: dict[str, Any] = {f"loss/{name}": mean for name, mean in means.items()}
         record["grad_norm" if first else f"grad_norm/{updater.update.objective.__class__.__name__}"] = norm

@@ -13,6 +13,8 @@ import contextlib
 import json
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -24,7 +26,7 @@ import torch
 from plait.checkpoints import directory as checkpoints
 from plait.config import difference, read_yaml, to_plain, write_yaml
 from plait.document import Image
-from plait.errors import ConfigError
+from plait.errors import ConfigError, Interrupted
 from plait.generate.engine import Engine
 from plait.generate.model import Model
 from plait.systems.base import System
@@ -94,23 +96,24 @@ class Run:
         """Runs what is left of a stage; the number of the next step of the run."""
         loop = Loop(system, stage, self.ranks, state)
         began = time.perf_counter()
+        done = loop.step == stage.steps
         try:
-            while loop.step < stage.steps:
-                record = loop.advance()
-                log({"step": step, **record, "elapsed_s": round(time.perf_counter() - began, 3)})
-                step += 1
-                if loop.step < stage.steps and loop.step % stage.save_every == 0:
-                    self._save(loop, step)
-                if loop.step % stage.probe_every == 0 or loop.step == stage.steps:
-                    self._probe(system, stage, step)
-        except KeyboardInterrupt:
-            self._save(loop, step)
-            raise
+            with _stop_asked() as asked:
+                while loop.step < stage.steps:
+                    record = loop.advance()
+                    log({"step": step, **record, "elapsed_s": round(time.perf_counter() - began, 3)})
+                    step += 1
+                    if loop.step % stage.probe_every == 0 or loop.step == stage.steps:
+                        self._probe(system, stage, step)
+                    if loop.step < stage.steps and (asked or loop.step % stage.save_every == 0):
+                        self._save(loop, step)
+                    if asked and loop.step < stage.steps:
+                        raise Interrupted(f"stopped and saved after step {step}; the same command goes on from there")
+            if not done:
+                loop.finish()
+                self._save(loop, step)
         finally:
             loop.loader.close()
-        if state is None or state["step"] < stage.steps:
-            loop.finish()
-            self._save(loop, step)
         return step
 
     def _save(self, loop: Loop, step: int) -> None:
@@ -195,6 +198,35 @@ class Run:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_yaml(mine, path)
         self.ranks.wait()
+
+
+@contextlib.contextmanager
+def _stop_asked() -> Iterator[list[int]]:
+    """A list that is empty until the user presses Ctrl-C: the step under way is finished first. Twice stops at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def where(folder: Path) -> list[tuple[str, str]]:
+    """Stage and step of a checkpoint within a run; nothing for one that is no part of a run."""
+    path = folder / "state.pt"
+    if not path.is_file():
+        return []
+    state = torch.load(path, weights_only=True, mmap=True)
+    return [("stage", str(state["stage"])), ("step", f"{state['step']} of the stage, {state['total']} of the run")]
 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:

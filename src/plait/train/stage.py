@@ -22,13 +22,12 @@ from plait.systems.base import System
 class Objective(Protocol):
     """What a stage minimises: sums per term, which the loop divides by their counts over all ranks and micro-steps."""
 
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """The weight of each term in the loss."""
-        ...
-
     def counts(self, batch: Batch, /) -> dict[str, float]:
         """What each term is divided by, from the batch alone."""
+        ...
+
+    def weights(self, counts: Mapping[str, float], /) -> Mapping[str, float]:
+        """The weight of each term's mean in the loss, given the counts over all ranks and elements."""
         ...
 
     def __call__(

@@ -1,0 +1,278 @@
+"""Tasks on the shapes world: to caption, to answer and to draw scenes that training never showed.
+
+All three score the same held-out scenes. The figures at the top of a task's scores are over scenes of the test with one
+and two objects whose pairs of colour and shape occur in training, though the scene itself does not. Scenes with a pair
+that never occurs, and scenes of three objects, stand beside as groups of their own and do not count at the top.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from plait.data.shapes import language, oracle
+from plait.data.shapes.questions import KINDS, Question, correct
+from plait.data.shapes.score import Counts, object_accuracy, object_counts
+from plait.data.shapes.source import Example, Shapes
+from plait.data.shapes.split import Pairs
+from plait.data.shapes.world import Scene, SceneImage
+from plait.document import Blank, Document, Image, Text, Turn
+from plait.errors import ConfigError
+from plait.generate.engine import Reply, Settings
+from plait.generate.model import Model
+from plait.generate.sampling import Sampling
+
+CAPTION_TOKENS = 96  # three objects take about 30 words, of one or two tokens in a vocabulary learned on captions
+ANSWER_TOKENS = 24
+MAJORITY_QUESTIONS = 5000
+EMPTY = Scene(())  # the picture of it is the background alone
+
+
+@dataclass(frozen=True)
+class Item:
+    """A held-out scene with its caption and questions, and which group it is of."""
+
+    number: int
+    objects: int
+    pairs: Pairs
+    example: Example
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of those that the figures at the top are over."""
+        return self.objects <= 2 and self.pairs == "seen"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """The held-out scenes, all of the test's part of the world.
+
+    Args:
+        scenes: with one object, and as many with two; pairs of colour and shape known from training.
+        never_seen: with one object, and as many with two; at least one pair that never occurs in training.
+        three: with three objects; known pairs.
+        resolution: pixels a side.
+        questions: asked on each scene.
+    """
+
+    seed: int = 20240
+    scenes: int = 250
+    never_seen: int = 100
+    three: int = 200
+    resolution: int = 32
+    questions: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.scenes, self.questions) < 1 or min(self.never_seen, self.three) < 0:
+            raise ConfigError(
+                f"{self.scenes} scenes, {self.never_seen} never seen, {self.three} of three objects, {self.questions} "
+                "questions: scenes and questions must be at least 1, the others at least 0"
+            )
+
+    @classmethod
+    def at_most(cls, limit: int | None) -> Held:
+        """The default, with at most `limit` scenes in each group."""
+        most = limit or cls.scenes
+        return cls(scenes=min(cls.scenes, most), never_seen=min(cls.never_seen, most), three=min(cls.three, most))
+
+    def items(self) -> list[Item]:
+        """The scenes: one object, two, three; then one and two with never-seen pairs."""
+        groups: tuple[tuple[int, Pairs, int], ...] = (
+            (1, "seen", self.scenes),
+            (2, "seen", self.scenes),
+            (3, "seen", self.three),
+            (1, "held-out", self.never_seen),
+            (2, "held-out", self.never_seen),
+        )
+        drawn = [
+            (objects, pairs, example)
+            for objects, pairs, count in groups
+            for example in self._source(count, objects, pairs).examples()
+        ]
+        return [Item(number, *one) for number, one in enumerate(drawn)]
+
+    def picture(self, scene: Scene) -> Image:
+        """A scene at the resolution."""
+        return Image(SceneImage(scene, self.resolution))
+
+    def _source(self, length: int, objects: int, pairs: Pairs) -> Shapes:
+        return Shapes(
+            seed=self.seed,
+            length=length,
+            split="test",
+            objects=(objects,),
+            resolution=self.resolution,
+            questions_each=self.questions,
+            pairs=pairs,
+        )
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What one item, or one question on it, was worth."""
+
+    item: Item
+    value: Any
+    kind: str = ""
+
+
+_Measure = Callable[[Sequence[_Mark]], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesCaption:
+    """Describe the picture. Scores by objects named with colour, shape and place, over all captions together.
+
+    A caption that the world's grammar cannot read names nothing; `unread` is the share of those.
+    """
+
+    name: ClassVar[str] = "caption"
+    held: Held = field(default_factory=Held)
+
+    def run(self, model: Model) -> dict[str, Any]:
+        """{"object_f1", "unread", "n", "by_objects", "by_pairs"}."""
+        items = self.held.items()
+        replies = model.generate([self._prompt(item) for item in items], Settings(max_new_tokens=CAPTION_TOKENS))
+        return _scores([_Mark(item, reply.text) for item, reply in zip(items, replies, strict=True)], _object_f1)
+
+    def _prompt(self, item: Item) -> Document:
+        request = language.REQUESTS[item.number % len(language.REQUESTS)]
+        return Document([Turn("user", [self.held.picture(item.example.scene), Text(request)])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesQuestions:
+    """Answer questions on the picture, in the right words and no others.
+
+    Two figures tell how far that goes without looking: `blind_accuracy`, the same model before the picture of an empty
+    scene, which keeps the document's form; and `majority_accuracy`, the most frequent answer to the same text (or, if
+    it is new, to its kind) among 5,000 training questions on one and two objects.
+    """
+
+    name: ClassVar[str] = "vqa"
+    held: Held = field(default_factory=Held)
+
+    def run(self, model: Model) -> dict[str, Any]:
+        """{"accuracy", "n", "blind_accuracy", "majority_accuracy", "by_objects", "by_pairs", "by_kind"}."""
+        asked = [(item, question) for item in self.held.items() for question in item.example.questions]
+        counted = [(item, question) for item, question in asked if item.counts]
+        seeing = [self._prompt(item.example.scene, question) for item, question in asked]
+        blind = {question.text: self._prompt(EMPTY, question) for _, question in counted}  # the same text, once
+        replies = model.generate([*seeing, *blind.values()], Settings(max_new_tokens=ANSWER_TOKENS))
+        marks = [_mark(*one, reply) for one, reply in zip(asked, replies[: len(asked)], strict=True)]
+        unseen = dict(zip(blind, replies[len(asked) :], strict=True))
+        blindly = [_mark(item, question, unseen[question.text]) for item, question in counted]
+        guess = majority(self.held.seed)
+        guessed = [correct(question, guess(question)) for _, question in counted]
+        scores = _scores(marks, _accuracy)
+        baselines = {
+            "blind_accuracy": _accuracy(blindly)["accuracy"],
+            "majority_accuracy": sum(guessed) / len(guessed),
+        }
+        by_kind = {kind: _of_kind(kind, marks, blindly) for kind in KINDS if any(m.kind == kind for m in blindly)}
+        return {**scores, **baselines, "by_kind": by_kind}
+
+    def _prompt(self, scene: Scene, question: Question) -> Document:
+        return Document([Turn("user", [self.held.picture(scene), Text(question.text)])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesDraw:
+    """Draw the scene that a caption describes; an oracle reads the objects back from the pixels.
+
+    A drawing is worth the objects that are right in colour, shape, size and place, over the larger of the numbers of
+    objects asked for and found; no drawing is worth 0. Scores are means over drawings. `exact` is the share of those
+    without any fault.
+    """
+
+    name: ClassVar[str] = "draw"
+    held: Held = field(default_factory=Held)
+    guidance: float = 2.0
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.9))
+    seed: int = 0
+
+    def run(self, model: Model) -> dict[str, Any]:
+        """{"object_accuracy", "exact", "n", "by_objects", "by_pairs"}."""
+        items = self.held.items()
+        settings = Settings(max_new_tokens=0, guidance=self.guidance, image=self.sampling, seed=self.seed)
+        prompts = [Document([Text(item.example.caption), Blank("image")]) for item in items]
+        replies = model.generate(prompts, settings)
+        marks = [_Mark(item, _drawn(item.example.scene, reply)) for item, reply in zip(items, replies, strict=True)]
+        return _scores(marks, _object_accuracy)
+
+
+def tasks(limit: int | None = None) -> tuple[ShapesCaption, ShapesQuestions, ShapesDraw]:
+    """All three, on the same scenes: at most `limit` of each group."""
+    held = Held.at_most(limit)
+    return ShapesCaption(held=held), ShapesQuestions(held=held), ShapesDraw(held=held)
+
+
+def majority(seed: int, count: int = MAJORITY_QUESTIONS) -> Callable[[Question], str]:
+    """Who answers without looking: the most frequent answer to a text among `count` training questions.
+
+    To a text that does not occur there, the most frequent answer to questions of its kind.
+    """
+    each = 4
+    source = Shapes(seed=seed, length=-(-count // each), questions_each=each)
+    by_text: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    by_kind: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for question in [question for example in source.examples() for question in example.questions][:count]:
+        by_text[question.text][question.answer] += 1
+        by_kind[question.kind][question.answer] += 1
+
+    def guess(question: Question) -> str:
+        known = by_text.get(question.text) or by_kind[question.kind]
+        return known.most_common(1)[0][0] if known else ""
+
+    return guess
+
+
+def _scores(marks: Sequence[_Mark], measure: _Measure) -> dict[str, Any]:
+    """The figures at the top, and groups by the number of objects and by pairs."""
+    counted = [mark for mark in marks if mark.item.counts]
+    known = [mark for mark in marks if mark.item.pairs == "seen"]
+    numbers = sorted({mark.item.objects for mark in known})
+    unknown = [mark for mark in marks if mark.item.pairs == "held-out"]
+    return {
+        **measure(counted),
+        "by_objects": {str(number): measure([m for m in known if m.item.objects == number]) for number in numbers},
+        "by_pairs": {"seen": measure(counted), **({"never seen": measure(unknown)} if unknown else {})},
+    }
+
+
+def _object_f1(marks: Sequence[_Mark]) -> dict[str, Any]:
+    found = [object_counts(mark.item.example.scene, mark.value) for mark in marks]
+    total = Counts(*(sum(column) for column in zip(*found, strict=True)))
+    unread = sum(language.parse(mark.value) is None for mark in marks)
+    return {"object_f1": total.f1, "unread": unread / len(marks), "n": len(marks)}
+
+
+def _mark(item: Item, question: Question, reply: Reply) -> _Mark:
+    return _Mark(item, correct(question, reply.text), question.kind)
+
+
+def _accuracy(marks: Sequence[_Mark]) -> dict[str, Any]:
+    return {"accuracy": _mean(mark.value for mark in marks), "n": len(marks)}
+
+
+def _of_kind(kind: str, marks: Sequence[_Mark], blindly: Sequence[_Mark]) -> dict[str, Any]:
+    seeing = [mark for mark in marks if mark.kind == kind and mark.item.counts]
+    blind = [mark for mark in blindly if mark.kind == kind]
+    return {**_accuracy(seeing), "blind_accuracy": _accuracy(blind)["accuracy"]}
+
+
+def _drawn(scene: Scene, reply: Reply) -> float:
+    pictures = reply.document.images
+    return object_accuracy(scene.content, oracle.read(pictures[0].open()).content) if pictures else 0.0
+
+
+def _object_accuracy(marks: Sequence[_Mark]) -> dict[str, Any]:
+    exact = _mean(mark.value == 1 for mark in marks)
+    return {"object_accuracy": _mean(mark.value for mark in marks), "exact": exact, "n": len(marks)}
+
+
+def _mean(values: Iterable[float]) -> float:
+    kept = list(values)
+    return sum(kept) / len(kept)

@@ -1,0 +1,34 @@
+"""Two processes that share a system give the losses of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "losses.py"
+STEPS = 20
+
+
+def losses(ranks: int) -> dict[str, list[float]]:
+    alone = [sys.executable, str(SCRIPT), str(STEPS)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = alone if ranks == 1 else [*launcher, str(SCRIPT), str(STEPS)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, list[float]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_two_ranks_give_the_losses_of_one() -> None:
+    one, two = losses(1), losses(2)
+    assert one["tokens"] == two["tokens"]
+    assert len(one["loss"]) == STEPS
+    assert one["loss"][-1] < one["loss"][0]
+    assert two["loss"] == pytest.approx(one["loss"], rel=0, abs=1e-5)

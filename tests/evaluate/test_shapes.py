@@ -1,0 +1,200 @@
+"""Tasks on the shapes world, scored with models that know, that say nothing, and that guess."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from plait.data.shapes import language
+from plait.data.shapes.split import part
+from plait.data.shapes.world import Object, Scene, SceneImage
+from plait.document import Document, Image, Text
+from plait.errors import ConfigError
+from plait.evaluate import TASKS, evaluate, find
+from plait.evaluate.shapes import Held, ShapesCaption, ShapesDraw, ShapesQuestions, majority, tasks
+from plait.generate.engine import Reply
+from plait.generate.model import Model
+from plait.systems.cm3leon import TINY, CM3Leon
+from plait.text.bpe import BPE
+
+HELD = Held(seed=3, scenes=30, never_seen=12, three=10)
+
+
+class Oracle:
+    """A model that knows the world, and nothing but what it is shown and asked."""
+
+    def __init__(self, held):
+        self.answers = {
+            (item.example.scene, question.text): question.answer
+            for item in held.items()
+            for question in item.example.questions
+        }
+
+    def generate(self, documents, settings):
+        return [Reply(document=Document(self.answer(document)), runs=(), stop="end") for document in documents]
+
+    def answer(self, document):
+        if not document.turns:
+            facts = language.parse(document.text)
+            return [Image(SceneImage(Scene(tuple(Object(*fact) for fact in facts)), 32))]
+        scene = document.images[0].source.scene
+        if document.text in language.REQUESTS:
+            return [Text(language.say(scene.objects, language.WORDINGS[0]))]
+        return [Text(self.answers.get((scene, document.text), "no") + ".")]
+
+
+class Silent(Oracle):
+    """Says nothing and draws nothing."""
+
+    def answer(self, document):
+        return []
+
+
+class Careless(Oracle):
+    """Leaves out the last object, and answers every question with yes."""
+
+    def answer(self, document):
+        if not document.turns:
+            facts = language.parse(document.text)
+            return [Image(SceneImage(Scene(tuple(Object(*fact) for fact in facts[:-1])), 32))]
+        if document.text in language.REQUESTS:
+            objects = document.images[0].source.scene.objects[:-1]
+            return [Text(language.say(objects, language.WORDINGS[0]) if objects else "hm")]
+        return [Text("yes")]
+
+
+def run(model):
+    return evaluate(model, [ShapesCaption(held=HELD), ShapesQuestions(held=HELD), ShapesDraw(held=HELD)])
+
+
+@pytest.fixture(scope="module")
+def perfect():
+    return run(Oracle(HELD))
+
+
+def test_who_knows_scores_one(perfect):
+    assert perfect["caption"]["object_f1"] == 1
+    assert perfect["caption"]["unread"] == 0
+    assert perfect["vqa"]["accuracy"] == 1
+    assert perfect["draw"]["object_accuracy"] == 1
+    assert perfect["draw"]["exact"] == 1
+    assert perfect["vqa"]["blind_accuracy"] < 0.5
+    assert perfect["vqa"]["majority_accuracy"] < 0.6
+    for kind, scores in perfect["vqa"]["by_kind"].items():
+        assert scores["accuracy"] == 1, kind
+        assert scores["blind_accuracy"] < 0.9, kind
+
+
+def test_the_groups(perfect):
+    for task, each in (("caption", 1), ("vqa", 2), ("draw", 1)):
+        scores = perfect[task]
+        assert scores["n"] == 60 * each
+        assert {key: group["n"] for key, group in scores["by_objects"].items()} == {
+            "1": 30 * each,
+            "2": 30 * each,
+            "3": 10 * each,
+        }
+        assert {key: group["n"] for key, group in scores["by_pairs"].items()} == {
+            "seen": 60 * each,
+            "never seen": 24 * each,
+        }
+    assert sum(group["n"] for group in perfect["vqa"]["by_kind"].values()) == 120
+    assert json.loads(json.dumps(perfect)) == perfect
+
+
+def test_who_says_nothing_scores_zero():
+    scores = run(Silent(HELD))
+    assert scores["caption"]["object_f1"] == 0
+    assert scores["caption"]["unread"] == 1
+    assert scores["vqa"]["accuracy"] == 0
+    assert scores["draw"]["object_accuracy"] == 0
+
+
+def test_half_right():
+    scores = run(Careless(HELD))
+    assert scores["caption"]["by_objects"]["1"]["object_f1"] == 0
+    assert scores["caption"]["by_objects"]["2"]["object_f1"] == pytest.approx(2 / 3)  # all said is right, half of all
+    assert scores["caption"]["object_f1"] == pytest.approx(2 * 30 / (30 + 90))
+    assert scores["draw"]["by_objects"]["2"]["object_accuracy"] == 0.5
+    assert scores["draw"]["by_objects"]["3"]["object_accuracy"] == pytest.approx(2 / 3)
+    assert scores["draw"]["object_accuracy"] == 0.25
+    assert scores["draw"]["exact"] == 0
+    assert scores["vqa"]["accuracy"] == scores["vqa"]["blind_accuracy"]  # it never looks
+    assert 0 < scores["vqa"]["accuracy"] < 0.5
+
+
+def test_the_held_out_scenes():
+    items = Held().items()
+    assert sum(item.counts for item in items) == 500
+    counts = Counter((item.objects, item.pairs) for item in items)
+    assert counts == {(1, "seen"): 250, (2, "seen"): 250, (3, "seen"): 200, (1, "held-out"): 100, (2, "held-out"): 100}
+    assert {part(item.example.scene.content) for item in items} == {"test"}
+    assert all(len(item.example.scene) == item.objects for item in items)
+    assert [item.number for item in items] == list(range(900))
+    single = {item.example.scene.content for item in items if item.objects == 1 and item.counts}
+    assert len(single) > 90  # of the 103 that the test has
+    assert Held().items() == items
+    assert replace(Held(), seed=1).items() != items
+    with pytest.raises(ConfigError, match="0 scenes"):
+        Held(scenes=0)
+
+
+def test_majority_is_what_the_world_says_of_it():
+    items = [item for item in Held().items() if item.counts]
+    guess = majority(5)
+    right = [guess(question) == question.answer for item in items for question in item.example.questions]
+    assert sum(right) / len(right) == pytest.approx(0.31, abs=0.06)  # docs/shapes.md
+
+
+def test_the_blind_picture_is_empty():
+    asked = []
+
+    class Watching(Silent):
+        def answer(self, document):
+            asked.append(document)
+            return []
+
+    ShapesQuestions(held=HELD).run(Watching(HELD))
+    blind = asked[-1].images[0].open()
+    assert blind.size == (32, 32)
+    assert np.ptp(np.asarray(blind)) == 0
+    assert [turn.role for turn in asked[-1].turns] == ["user"]
+
+
+def test_a_model_from_end_to_end():
+    torch.manual_seed(0)
+    config = replace(TINY, width=24, depth=1, heads=2)
+    held = Held.at_most(3)
+    system = CM3Leon(config, BPE.train([item.example.caption for item in held.items()], 320))
+    scores = evaluate(Model(system), tasks(3))
+    assert scores["caption"]["n"] == scores["draw"]["n"] == 6
+    assert scores["vqa"]["n"] == 12
+    for name, key in (("caption", "object_f1"), ("vqa", "accuracy"), ("draw", "object_accuracy")):
+        assert 0 <= scores[name][key] < 0.5
+    assert evaluate(Model(system), tasks(3)) == scores
+
+
+def test_find(tmp_path):
+    assert [task.name for task in find("shapes", 5)] == ["caption", "vqa", "draw"]
+    assert {task.held for task in find("shapes", 5)} == {Held(scenes=5, never_seen=5, three=5)}
+    assert find("shapes/draw")[0].held == Held()
+    assert {name: [task.name for task in factory(None)] for name, factory in TASKS.items()}["shapes/vqa"] == ["vqa"]
+    (tmp_path / "own_tasks.py").write_text("def mine(limit):\n    return [limit]\n")
+    assert find(f"{tmp_path}/own_tasks.py:mine", 7) == [7]
+    with pytest.raises(ConfigError, match="did you mean 'shapes'"):
+        find("shape")
+    with pytest.raises(ConfigError, match="at least 1"):
+        find("shapes", 0)
+
+
+def test_scores_have_the_form_of_the_report(perfect, tmp_path):
+    from plait.train.report import write_report
+
+    (tmp_path / "scores.json").write_text(json.dumps(perfect))
+    page = write_report(tmp_path).read_text()
+    assert all(word in page for word in ("object f1", "by objects", "never seen", "blind accuracy", "relation"))

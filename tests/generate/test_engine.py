@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from plait.document import Blank, Document, Image, Text, Turn
+from plait.errors import DocumentError, ImageError, InputError
+from plait.generate.engine import Engine, Reply, Settings
+from plait.generate.sampling import Sampling
+from plait.sequence import Batch, Sequence, Slot
+from plait.systems.base import Emitted, Forced, Stop
+from plait.systems.cm3leon import CM3Leon
+
+Picture = Callable[[int], Image]
+TEXT, DRAWN = Blank("text"), Blank("image")
+N = 16  # codes of a picture
+LIMIT = 160  # positions
+WARM = Sampling()
+
+
+def written_out(system: CM3Leon, sequence: Sequence) -> list[int]:
+    """The ids of a sequence, with the codes of its pictures."""
+    ids: list[int] = []
+    for span in sequence.spans:
+        if isinstance(span.fill, Slot):
+            pixels = system.format.preprocess()["vqgan"](span.fill.image)
+            ids += system.codes(torch.from_numpy(pixels)[None])[0].tolist()
+        else:
+            ids += span.fill.tolist()
+    return ids
+
+
+def full_pass(system: CM3Leon, ids: list[int]) -> Tensor:
+    """(t, v) logits of one document, without cache."""
+    row = torch.tensor([ids])
+    batch = Batch(
+        ids=row,
+        document=torch.zeros_like(row),
+        position=torch.arange(len(ids))[None],
+        block=torch.full_like(row, -1),
+        slots={},
+        targets={},
+        readers=(),
+        sequences=1,
+    )
+    return system.unembed(system(batch).states[0])
+
+
+def distribution(logits: Tensor, allowed: Tensor, sampling: Sampling) -> list[float]:
+    """Restriction, temperature, top-p, in double precision."""
+    scaled = logits.double().masked_fill(~allowed, -torch.inf) / sampling.temperature
+    p = scaled.softmax(-1).tolist()
+    mass, kept = 0.0, [0.0] * len(p)
+    for id in sorted(range(len(p)), key=lambda id: (-p[id], id)):
+        if mass >= sampling.top_p:
+            break
+        kept[id] = p[id]
+        mass += p[id]
+    return [x / sum(kept) for x in kept]
+
+
+@dataclass
+class Answer:
+    runs: list[Emitted]
+    stop: str
+
+
+@torch.no_grad()
+def naive(system: CM3Leon, document: Document, settings: Settings) -> Answer:
+    """One request, one full pass for each id; guidance by its formula on two passes."""
+    format = system.format
+    grammar = format.grammar(document, settings.max_images)
+    prompts = [written_out(system, row) for row in format.streams(document, settings.guidance).rows]
+    random = np.random.default_rng(settings.seed)
+    runs: list[Emitted] = []
+    said: list[int] = []
+    left = settings.max_new_tokens
+    longest = max(map(len, prompts))
+    while True:
+        step = grammar(runs)
+        if isinstance(step, Stop):
+            return Answer(runs, step.reason)
+        if isinstance(step, Forced):
+            runs.append(Emitted("forced", list(step.ids)))
+            said += step.ids
+            continue
+        if step.kind == "text" and not left:
+            return Answer(runs, "max_new_tokens")
+        if longest + len(said) + (step.length or 1) > LIMIT:
+            return Answer(runs, "max_length")
+        runs.append(Emitted(step.kind))
+        while True:
+            passes = [full_pass(system, prompt + said)[-1] for prompt in prompts]
+            logits = passes[0]
+            if step.kind == "image" and settings.guidance != 1:
+                logits = passes[1] + settings.guidance * (passes[0] - passes[1])
+            sampling, u = settings.sampling(step.kind), random.random()
+            if sampling.temperature == 0:
+                id, logprob = int(logits.masked_fill(~step.allowed, -torch.inf).argmax()), 0.0
+            else:
+                p = distribution(logits, step.allowed, sampling)
+                id = int(np.searchsorted(np.cumsum(p), u, side="right"))
+                logprob = math.log(p[id])
+            runs[-1].ids.append(id)
+            runs[-1].logprobs.append(logprob)
+            said.append(id)
+            left -= step.kind == "text"
+            if len(runs[-1].ids) == step.length or id in step.ends:
+                break
+            if step.length is None and not left:
+                return Answer(runs, "max_new_tokens")
+            if step.length is None and longest + len(said) >= LIMIT:
+                return Answer(runs, "max_length")
+
+
+def cases(picture: Picture) -> list[tuple[Document, Settings]]:
+    """Prompts of every kind, with settings of every kind."""
+    drawing = Settings(max_new_tokens=6, image=Sampling(temperature=0.7, top_p=0.8))
+    return [
+        (Document(["a small dog", DRAWN]), replace(drawing, seed=1)),
+        (Document(["a small dog", DRAWN]), replace(drawing, seed=2, guidance=3.0)),
+        (Document([picture(0), "a red circle"]), Settings(max_new_tokens=9)),
+        (Document("the big"), Settings(max_new_tokens=12, text=Sampling(temperature=1.3, top_p=0.9), seed=3)),
+        (Document([Turn("user", [picture(1), "what?"])]), Settings(max_new_tokens=20, text=WARM, seed=4)),
+        (Document(["a ", TEXT, " b ", TEXT, picture(2)]), Settings(max_new_tokens=30, text=WARM, seed=38)),
+        (Document(DRAWN), replace(drawing, seed=6, guidance=2.0, text=WARM, max_images=2, max_new_tokens=40)),
+        (Document([picture(3)]), Settings(max_new_tokens=10, text=WARM, image=WARM, max_images=2, seed=7)),
+        (Document(), Settings(max_new_tokens=3, text=WARM, seed=8)),
+        (Document("nothing"), Settings(max_new_tokens=0)),
+    ]
+
+
+def ids(reply: Reply | Answer) -> list[tuple[str, list[int]]]:
+    return [(run.kind, run.ids) for run in reply.runs]
+
+
+@pytest.fixture(scope="module")
+def answers(cm3leon: CM3Leon, picture: Picture) -> list[Answer]:
+    return [naive(cm3leon, document, settings) for document, settings in cases(picture)]
+
+
+def test_mixed_requests_get_what_a_loop_without_cache_gives(
+    cm3leon: CM3Leon, picture: Picture, answers: list[Answer]
+) -> None:
+    documents, settings = zip(*cases(picture), strict=True)
+    replies = Engine(cm3leon).run(documents, settings)
+    for reply, answer in zip(replies, answers, strict=True):
+        assert ids(reply) == ids(answer)
+        assert reply.stop == answer.stop
+        for run, expected in zip(reply.runs, answer.runs, strict=True):
+            assert run.logprobs == pytest.approx(expected.logprobs, abs=2e-4)
+    assert {"max_images", "max_new_tokens"} <= {reply.stop for reply in replies}
+    assert "forced" in {run.kind for reply in replies for run in reply.runs}
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_ids_do_not_depend_on_neighbours_or_on_when_a_request_joined(
+    cm3leon: CM3Leon, picture: Picture, answers: list[Answer], rows: int
+) -> None:
+    asked = list(zip(cases(picture), answers, strict=True))
+    random = Random(rows)
+    random.shuffle(asked)
+    engine = Engine(cm3leon, rows=rows)
+    expected: dict[int, Answer] = {}
+    done: dict[int, Reply] = {}
+    while asked or engine.busy:
+        for _ in range(random.choice([0, 0, 0, 1, 2])):
+            if asked:
+                (document, settings), answer = asked.pop()
+                expected[engine.submit(document, settings)] = answer
+        done.update(engine.step())
+    assert done.keys() == expected.keys()
+    for number, reply in done.items():
+        assert (ids(reply), reply.stop) == (ids(expected[number]), expected[number].stop)
+
+
+@torch.no_grad()
+def test_logprobs_are_those_of_one_full_pass(cm3leon: CM3Leon, picture: Picture) -> None:
+    document = Document(["a dog", picture(0), "and", DRAWN])
+    (reply,) = Engine(cm3leon).run([document], [Settings(seed=3)])
+    (run,) = reply.runs
+    prompt = written_out(cm3leon, cm3leon.layout(document, open=True))
+    logits = full_pass(cm3leon, prompt + run.ids)[len(prompt) - 1 : -1]
+    allowed = cm3leon.vocabulary.allow(codes=True)
+    logprobs = logits.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+    assert run.logprobs == pytest.approx([float(logprobs[i, id]) for i, id in enumerate(run.ids)], abs=1e-4)
+
+
+def test_guidance_1_and_2_differ_and_text_is_not_guided(cm3leon: CM3Leon) -> None:
+    one, two = Engine(cm3leon).run([Document(["a dog", DRAWN])] * 2, [Settings(), Settings(guidance=2.0)])
+    assert one.runs[0].ids != two.runs[0].ids
+    text = [Settings(guidance=guidance, max_new_tokens=8, text=WARM, max_images=0) for guidance in (1.0, 4.0)]
+    plain, guided = Engine(cm3leon).run([Document("a dog")] * 2, text)
+    assert ids(plain) == ids(guided)
+
+
+# --------------------------------------------------------------------------------------------- how it ends
+
+
+def whole_pictures(reply: Reply) -> int:
+    pictures = [run for run in reply.runs if run.kind == "image"]
+    assert all(len(run.ids) == N == len(run.logprobs) for run in pictures)
+    assert len(pictures) == len(reply.document.images)
+    return len(pictures)
+
+
+def test_a_picture_is_finished_and_its_codes_are_no_text_tokens(cm3leon: CM3Leon) -> None:
+    (reply,) = Engine(cm3leon).run([Document(["a dog", DRAWN])], [Settings(max_new_tokens=0)])
+    assert whole_pictures(reply) == 1 and reply.stop == "max_images"
+    # Text tokens are counted on both sides of pictures: <break> or <eos> behind each of them.
+    several = [Settings(max_new_tokens=m, max_images=9, text=WARM, seed=s) for m in range(5) for s in range(4)]
+    for reply, settings in zip(Engine(cm3leon).run([Document(["a dog", DRAWN])] * 20, several), several, strict=True):
+        assert whole_pictures(reply) >= 1
+        said = sum(len(run.ids) for run in reply.runs if run.kind == "text")
+        assert said <= settings.max_new_tokens
+        assert (reply.stop == "max_new_tokens") == (said == settings.max_new_tokens and reply.stop != "end")
+
+
+def of_length(system: CM3Leon, length: int, *behind: Blank | Image) -> Document:
+    """A prompt of exactly `length` elements."""
+    for letters in range(length):
+        document = Document(["z" * letters, *behind])
+        if len(system.layout(document, open=True)) == length:
+            return document
+    raise AssertionError(length)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_picture_that_does_not_fit_is_not_begun(cm3leon: CM3Leon, guidance: float) -> None:
+    settings = Settings(guidance=guidance)
+    for length, pictures, stop in [(LIMIT - N, 1, "max_images"), (LIMIT - N + 1, 0, "max_length")]:
+        (reply,) = Engine(cm3leon).run([of_length(cm3leon, length, DRAWN)], [settings])
+        assert (whole_pictures(reply), reply.stop) == (pictures, stop)
+
+
+def test_text_fills_the_positions_and_no_more(cm3leon: CM3Leon) -> None:
+    greedy = Settings(max_new_tokens=1000, max_images=0)
+    for length in (LIMIT - 1, LIMIT - 40):
+        (reply,) = Engine(cm3leon).run([of_length(cm3leon, length)], [greedy])
+        said = sum(len(run.ids) for run in reply.runs)
+        assert reply.stop == "end" or (reply.stop, length + said) == ("max_length", LIMIT)
+    assert reply.stop == "max_length"
+
+
+def test_pictures_until_the_positions_end(cm3leon: CM3Leon) -> None:
+    """Also where the row without the prompt is the longer one."""
+    many = [Settings(max_images=99, max_new_tokens=999, guidance=2.0, text=WARM, seed=seed) for seed in range(12)]
+    replies = Engine(cm3leon).run([Document(DRAWN)] * 12, many)
+    for reply in replies:
+        assert whole_pictures(reply) >= 1
+        assert 3 + sum(len(run.ids) for run in reply.runs) <= LIMIT
+    assert "max_length" in {reply.stop for reply in replies}
+
+
+def test_every_stop_has_its_reason(cm3leon: CM3Leon, picture: Picture) -> None:
+    voc = cm3leon.vocabulary
+    asked = Document([Turn("user", [picture(1), "what?"])])
+    some = [Settings(max_new_tokens=25, text=WARM, seed=seed) for seed in range(24)]
+    for document, reason, symbol in [(asked, "filled", voc.eoss), (Document(picture(0)), "end", voc.eos)]:
+        replies = Engine(cm3leon).run([document] * 24, some)
+        assert {reason, "max_new_tokens"} <= {reply.stop for reply in replies}
+        for reply in replies:
+            assert (reply.stop == reason) == (reply.runs[-1].ids[-1] == symbol)
+
+
+def test_a_blank_cut_short_is_not_filled(cm3leon: CM3Leon) -> None:
+    some = [Settings(max_new_tokens=1, text=WARM, seed=seed) for seed in range(8)]
+    replies = Engine(cm3leon).run([Document(["a ", TEXT, " b ", TEXT])] * 8, some)
+    cut = [reply for reply in replies if reply.runs[0].ids != [cm3leon.vocabulary.eoss]]
+    assert cut and all(len(reply.runs) == 1 for reply in cut)
+    assert {reply.stop for reply in replies} == {"max_new_tokens"}
+
+
+def test_a_request_that_asks_for_nothing_ends_at_once(cm3leon: CM3Leon) -> None:
+    engine = Engine(cm3leon, rows=1)
+    numbers = [engine.submit(Document("a"), Settings(max_new_tokens=n)) for n in (0, 2, 0)]
+    ended = []
+    while engine.busy:
+        ended += engine.step()
+    assert sorted(number for number, _ in ended) == numbers
+    assert [len(dict(ended)[number].runs) for number in numbers] == [0, 1, 0]
+
+
+def test_a_reply_is_a_document(cm3leon: CM3Leon) -> None:
+    settings = Settings(max_new_tokens=40, max_images=2, text=WARM, seed=5)
+    (reply,) = Engine(cm3leon).run([Document(["a dog", DRAWN])], [settings])
+    first = next(iter(reply))
+    assert isinstance(first, Image) and first.open().size == (8, 8)
+    texts = [cm3leon.format.read_text(run) for run in reply.runs if run.kind == "text"]
+    assert [piece.text for piece in reply if isinstance(piece, Text)] == [text for text in texts if text]
+    assert reply.text == "".join(texts)
+
+
+# --------------------------------------------------------------------------------------- coming and going
+
+
+def test_cancelled_requests_leave_the_others_as_they_are(
+    cm3leon: CM3Leon, picture: Picture, answers: list[Answer]
+) -> None:
+    engine = Engine(cm3leon, rows=6)
+    numbers = [engine.submit(document, settings) for document, settings in cases(picture)]
+    dropped = {numbers[i] for i in (0, 2, 8)}  # running, and one that still waits
+    done: dict[int, Reply] = {}
+    for _ in range(3):
+        done.update(engine.step())
+    for number in [*dropped, 99]:
+        engine.cancel(number)
+    while engine.busy:
+        done.update(engine.step())
+    assert done.keys() == set(numbers) - dropped
+    assert all(ids(done[n]) == ids(answers[n]) for n in done)
+    engine.cancel(numbers[1])  # it has ended
+    assert engine.step() == []
+
+
+def test_requests_wait_for_room(cm3leon: CM3Leon) -> None:
+    engine = Engine(cm3leon, rows=3)
+    settings = [Settings(guidance=2.0, seed=seed) for seed in range(3)]
+    replies = engine.run([Document(["a", DRAWN])] * 3, settings)  # two rows each: one at a time
+    alone = [Engine(cm3leon).run([Document(["a", DRAWN])], [one])[0] for one in settings]
+    assert [ids(reply) for reply in replies] == [ids(reply) for reply in alone]
+
+
+def test_what_cannot_run_is_refused_when_it_is_submitted(cm3leon: CM3Leon) -> None:
+    engine = Engine(cm3leon, rows=1)
+    with pytest.raises(InputError, match=f"a prompt of {LIMIT} elements, at most {LIMIT - 1} fit"):
+        engine.submit(of_length(cm3leon, LIMIT))
+    with pytest.raises(InputError, match="a request of 2 rows in an engine of 1"):
+        engine.submit(Document(["a", DRAWN]), Settings(guidance=2.0))
+    with pytest.raises(ImageError, match="no picture"):
+        engine.submit(Document(["a", Image(b"nonsense")]))
+    with pytest.raises(DocumentError, match="5 blanks but 4 sentinels"):
+        engine.submit(Document([TEXT] * 5))
+    assert not engine.busy and engine.step() == []
