@@ -23,6 +23,7 @@ from plait.sequence import (
     Slot,
     Span,
     Target,
+    compact,
     join,
     pack_isolated,
     pack_stream,
@@ -200,6 +201,18 @@ def test_cut_and_joined_sequences_keep_their_ids(random: Random) -> None:
     sequence, elements = rearranged(draw_sequence(random), random)
     assert len(sequence) == len(elements)
     assert sequence.ids(missing=-5).tolist() == [-5 if e.source else e.id for e in elements]
+
+
+def test_neighbours_of_one_kind_become_one_span() -> None:
+    other = Span(np.array([8]), 1, (Target("code", np.array([9]), np.ones(1, np.float32)),))
+    whole = Span(np.array([5]), 1, whole=True)
+    picture = Span(Slot("one", IMAGES[0]), 2)
+    spans = [tokens([1, 2]), tokens([3], weight=0), tokens([]), tokens([4], weight=0.5), other, whole, whole, picture]
+    made = compact([*spans, tokens([6]), tokens([7])])
+    assert [span.length for span in made] == [4, 1, 1, 1, 2, 2]
+    (target,) = made[0].targets
+    assert made[0].fill.tolist() == [1, 2, 3, 4]  # type: ignore[union-attr]
+    assert target.weight.tolist() == [1.0, 1.0, 0.0, 0.5]
 
 
 def test_a_picture_cut_in_two_goes_on_in_the_next_block() -> None:

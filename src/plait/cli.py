@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,7 +24,7 @@ REPEATED = ("--set", "--image", "--split", "--template")  # flags that may be gi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; exit codes: 0 done, 2 wrong input (one line on stderr), 1 a fault."""
+    """Runs a command; exit codes: 0 done, 2 wrong input (one line on stderr), 1 a fault, 130 stopped by Ctrl-C."""
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
         command()
@@ -31,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PlaitError as error:
         print(f"plait: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        print(f"plait: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("plait: interrupted", file=sys.stderr)
         return 130
@@ -60,8 +66,23 @@ def parse(argv: Sequence[str]) -> Callable[[], None]:
 
     rest = _gathered(words[len(name.split()) :])
     kind = getattr(importlib.import_module("plait.commands"), COMMANDS[name][0])
-    command: Callable[[], None] = tyro.cli(kind, prog=f"plait {name}", args=rest)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            command: Callable[[], None] = tyro.cli(kind, prog=f"plait {name}", args=rest)
+    except SystemExit as end:
+        if end.code:
+            print(f"plait: {_unboxed(said.getvalue())}; see plait {name} --help", file=sys.stderr)
+        raise
     return command
+
+
+def _unboxed(text: str) -> str:
+    """The first paragraph of tyro's box, and the flag that may have been meant, in one line."""
+    lines = [line.strip(" │─") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[1:]]
+    said = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    near = lines.index("Perhaps you meant:") if "Perhaps you meant:" in lines else None
+    return said if near is None else f"{said}; did you mean {lines[near + 1].split()[0]}?"
 
 
 def _gathered(words: list[str]) -> list[str]:

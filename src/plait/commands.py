@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,10 @@ class Train:
         out = self.out or Path("runs") / self.recipe.replace("/", "-").replace(":", "-")
         ranks = parallel.join()
         try:
-            sinks = (TensorBoardSink(out / "tensorboard"),) if self.tensorboard and ranks.first else ()
-            report = Run(recipe, out, ranks, sinks).train()
+            run = Run(recipe, out, ranks)
+            if self.tensorboard and ranks.first:  # only now: its directory lies in the run's, which must be new
+                run.sinks = (TensorBoardSink(out / "tensorboard", run.next_step),)
+            report = run.train()
         finally:
             parallel.leave()
         if ranks.first:
@@ -108,8 +111,8 @@ class Generate:
         from plait.document import Blank, Document, Image, Text, Turn
 
         if self.document is not None:
-            if self.prompt is not None or self.image:
-                raise InputError("--document and --prompt or --image: give one or the other")
+            if self.prompt is not None or self.image or self.draw:
+                raise InputError("--document and --prompt, --image or --draw: give one or the other")
             return Document.read(self.document)
         pictures = [Image(path) for path in self.image]
         text = [Text(self.prompt)] if self.prompt is not None else []
@@ -134,10 +137,13 @@ class Evaluate:
 
     def __call__(self) -> None:
         """Runs the task and prints its scores."""
-        from plait.evaluate import find
+        from plait.evaluate import evaluate, find
         from plait.generate.model import load
 
-        scores = {task.name: dict(task.run(load(self.checkpoint))) for task in find(self.task, self.limit)}
+        tasks = find(self.task, self.limit)
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+        scores = evaluate(load(self.checkpoint), tasks)
         if self.out is not None:
             self.out.write_text(json.dumps(scores, indent=1) + "\n")
         _table(f"{self.task} of {self.checkpoint}", _flat(scores))
@@ -189,12 +195,17 @@ class DataImport:
 
         if self.kind not in KINDS:
             raise InputError(f"no kind {self.kind!r} of data; there are {', '.join(KINDS)}")
-        options: dict[str, Any] = {}
-        if self.kind == "captions":
-            splits = dict(item.partition("=")[::2] for item in self.split)
-            options = {"table": self.table, "images": self.images, "splits": splits or None}
-        elif self.template:
-            options = {"templates": self.template}
+        given: dict[str, tuple[str, Any]] = {  # argument of an importer -> flag and value
+            "table": ("--table", self.table),
+            "images": ("--images", self.images),
+            "splits": ("--split", dict(_named_file(item) for item in self.split)),
+            "templates": ("--template", self.template),
+        }
+        taken = signature(KINDS[self.kind]).parameters
+        idle = [flag for name, (flag, value) in given.items() if value and name not in taken]
+        if idle:
+            raise InputError(f"data of kind {self.kind} has no use for {', '.join(idle)}: leave it out")
+        options = {name: value for name, (_, value) in given.items() if value}
         report = KINDS[self.kind](self.source, self.out, **options)
         _table(f"{self.out}", [(key, str(value)) for key, value in _counted(report.to_json()).items()])
 
@@ -274,6 +285,13 @@ def _write(document: Any, out: Path | None) -> None:
         (out / "reply.json").write_text(json.dumps(document.to_json(), indent=1) + "\n")
 
 
+def _named_file(item: str) -> tuple[str, str]:
+    name, sign, file = item.partition("=")
+    if not sign:
+        raise InputError(f"--split {item}: give NAME=FILE")
+    return name, file
+
+
 def _flat(scores: Any, path: str = "") -> list[tuple[str, str]]:
     """Nested scores as rows."""
     if not isinstance(scores, dict):
@@ -289,8 +307,9 @@ def _counted(report: dict[str, Any]) -> dict[str, Any]:
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=Text(title), show_header=False, title_justify="left")
     for name, value in rows:
-        table.add_row(name, str(value))
+        table.add_row(Text(name), Text(value))  # not str: brackets in a name would be read as markup
     Console().print(table)

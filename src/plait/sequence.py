@@ -226,6 +226,7 @@ class Batch:
     document: Tensor  # (b, t) number of the sequence within its row
     position: Tensor  # (b, t) restarts with every sequence
     block: Tensor  # (b, t) number of the whole span, -1 where causal
+    place: Tensor  # (b, t) place of the element within its picture, -1 outside pictures
     slots: Mapping[str, Slots]
     targets: Mapping[str, Targets]
     readers: tuple[str, ...]  # by number
@@ -301,6 +302,7 @@ class Collator:
             "document": np.full(shape, -1, np.int64),
             "position": np.zeros(shape, np.int64),
             "block": np.full(shape, -1, np.int64),
+            "place": np.full(shape, -1, np.int64),
             "sequences": np.array(sum(len(row) for row in rows)),
             "broken": np.array(sum(broken for row in places for *_, broken in row)),
         }
@@ -336,7 +338,7 @@ class Collator:
             if "/" in name:
                 group, key, part = name.split("/")
                 grouped[group].setdefault(key, {})[part] = torch.from_numpy(np.ascontiguousarray(value))
-        plain = {name: torch.from_numpy(arrays[name]) for name in ("ids", "document", "position", "block")}
+        plain = {name: torch.from_numpy(arrays[name]) for name in ("ids", "document", "position", "block", "place")}
         return Batch(
             **plain,
             slots={reader: Slots(**parts) for reader, parts in grouped["slots"].items()},
@@ -384,6 +386,7 @@ class Collator:
             reader, picture = self.readers.index(name), where[name, id(span.fill.image)]
             offsets = span.fill.start + np.arange(span.length)
             slots[name].add(fed, at=base + at + np.arange(fed), image=picture, offset=offsets[:fed])
+            out["place"].reshape(-1)[base + at : base + at + fed] = offsets[:fed]
         else:
             out["ids"].reshape(-1)[base + at : base + at + fed] = span.fill[:fed]
         first = 1 if at == 0 else 0  # nothing stands before the first element to predict it

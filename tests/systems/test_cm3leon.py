@@ -14,7 +14,7 @@ from torch import Tensor
 from plait.config import to_plain
 from plait.document import Blank, Document, Image, Turn, Video
 from plait.errors import ConfigError, DocumentError
-from plait.sequence import Sequence, Slot
+from plait.sequence import OWN_INPUT, Sequence, Slot
 from plait.systems.base import Emitted, Forced, Grammar, Next, Stop
 from plait.systems.cm3leon import (
     CM3LEON_7B,
@@ -146,36 +146,50 @@ def test_a_prompt_is_how_the_whole_document_begins(format: CM3LeonFormat, pictur
         assert told.ids()[: len(asked)].tolist() == asked.ids().tolist()
 
 
-def test_every_element_but_a_sentinel_is_predicted(format: CM3LeonFormat, picture: Picture) -> None:
-    voc = format.vocabulary
-    sequence = format.layout(talk([picture(0), "what?"], "a cat", "and?", "so"))
+def weights(sequence: Sequence) -> list[tuple[int, float]]:
+    """Runs of elements of one weight; each is predicted as what it is."""
+    each: list[float] = []
     for span in sequence.spans:
-        if isinstance(span.fill, Slot):
-            assert [(t.kind, t.value, t.weight.tolist()) for t in span.targets] == [("code", None, [1.0] * 16)]
-        elif voc.first_sentinel <= span.fill[0] < voc.first_text:
-            assert not span.targets
-        else:
-            (target,) = span.targets
-            assert target.kind == "token" and target.weight.tolist() == [1.0] * span.length
-            assert target.value is not None and target.value.tolist() == span.fill.tolist()
-        assert not span.whole
+        assert len(span.targets) < 2 and not span.whole
+        for target in span.targets:
+            if isinstance(span.fill, Slot):
+                assert target.kind == "code" and target.value is OWN_INPUT
+            else:
+                assert target.kind == "token" and target.value is not None
+                assert target.value.tolist() == span.fill.tolist()
+        each += span.targets[0].weight.tolist() if span.targets else [0.0] * span.length
+    assert len(each) == len(sequence)
+    return [(len(list(run)), weight) for weight, run in groupby(each)]
+
+
+def test_every_element_but_a_sentinel_is_predicted(format: CM3LeonFormat, picture: Picture) -> None:
+    what, cat, so, joined = (len(format.text.encode(text)) for text in ("what?", "a cat", "so", "\nand?"))
+    asked = format.layout(talk([picture(0), "what?"], "a cat", "and?", "so"))
+    # eos what? <0> \nand? <1> break picture eos <0> a cat eoss <1> so eoss
+    kept = [1 + what, joined, 1 + 16 + 1, cat + 1, so + 1]
+    assert [n for n, weight in weights(asked) if weight] == kept
+    assert [(n, weight) for n, weight in weights(asked) if weight != 1] == [(1, 0.0)] * 4
 
 
 def test_what_an_answer_is_about_has_a_weight_of_its_own(
     cm3leon_config: CM3LeonConfig, bpe: BPE, picture: Picture
 ) -> None:
     format = CM3LeonFormat(replace(cm3leon_config, asked_weight=0.25), bpe)
-
-    def weights(document: Document) -> list[float]:
-        spans = format.layout(document).spans
-        return [float(span.targets[0].weight.min()) if span.targets else 0.0 for span in spans]
-
-    asked = talk([picture(0), "what?"], "a cat")  # eos what? <0> break picture eos <0> cat eoss
-    assert weights(asked) == [1.0, 0.25, 0.0, 0.25, 0.25, 1.0, 0.0, 1.0, 1.0]
-    assert weights(Document(["a dog", picture(0)])) == [1.0] * 5
-    assert weights(talk("draw", picture(0))) == [1.0] * 5
+    what, cat = (len(bpe.encode(text)) for text in ("what?", "a cat"))
+    asked = talk([picture(0), "what?"], "a cat")  # eos what? <0> break picture eos <0> a cat eoss
+    assert weights(format.layout(asked)) == [
+        (1, 1.0),
+        (what, 0.25),
+        (1, 0.0),
+        (17, 0.25),
+        (1, 1.0),
+        (1, 0.0),
+        (cat + 1, 1.0),
+    ]
+    for unasked in (Document(["a dog", picture(0)]), talk("draw", picture(0))):
+        assert weights(format.layout(unasked)) == [(len(format.layout(unasked)), 1.0)]
     format = CM3LeonFormat(replace(cm3leon_config, asked_weight=0.0), bpe)
-    assert weights(asked) == [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+    assert weights(format.layout(asked)) == [(1, 1.0), (what + 18, 0.0), (1, 1.0), (1, 0.0), (cat + 1, 1.0)]
 
 
 def test_what_has_no_layout_is_refused(format: CM3LeonFormat, picture: Picture) -> None:

@@ -73,7 +73,7 @@ class _Request:
     next: Next | None = None
     left: int = 0  # text tokens that may still come
     stop: str = ""
-    pending: list[int] = field(default_factory=list)  # ids to be fed at the next step
+    pending: list[tuple[int, int]] = field(default_factory=list)  # ids to be fed next, and their places in a picture
 
     @property
     def length(self) -> int:
@@ -89,7 +89,7 @@ class _Request:
             step = self.grammar(self.runs)
             if isinstance(step, Forced):
                 self.runs.append(Emitted("forced", list(step.ids)))
-                self.pending += step.ids
+                self.pending += [(id, -1) for id in step.ids]
                 continue
             if isinstance(step, Stop):
                 self.stop = step.reason
@@ -108,7 +108,7 @@ class _Request:
         run = self.runs[-1]
         run.ids.append(id)
         run.logprobs.append(logprob)
-        self.pending.append(id)
+        self.pending.append((id, len(run.ids) - 1 if run.kind == "image" else -1))
         if self.next.kind == "text":
             self.left -= 1
         if self.next.length is not None:
@@ -236,7 +236,7 @@ class Engine:
         fed = [request.pending for request in self._active for _ in request.prompts]
         counts = torch.tensor([len(ids) for ids in fed])
         width = int(counts.max())
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in fed])
+        ids, place = torch.tensor([row + [(0, -1)] * (width - len(row)) for row in fed]).unbind(-1)
         position = self._cache.advance(counts)
         device = self.system.device
         zeros = torch.zeros_like(ids)
@@ -245,6 +245,7 @@ class Engine:
             document=zeros,
             position=position,
             block=zeros - 1,
+            place=place,
             slots={},
             targets={},
             readers=(),

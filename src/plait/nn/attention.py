@@ -155,7 +155,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     hidden = hidden.expand(*q.shape[:2], n, n).reshape(-1, n, n) if mask.dim() > 2 else hidden
     queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))  # (s * h, n, d)
     scores = torch.baddbmm(hidden, queries, keys.transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
-    return torch.bmm(scores.softmax(-1), values).unflatten(0, q.shape[:2])
+    return torch.bmm(scores.softmax(-1), values).view(q.shape)
 
 
 class _Group:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from plait.errors import ConfigError
 
+DRAWS = 16  # places are drawn in so many portions, each far from those before
+
 _FADED = 1e-4  # a running count below which a quotient of sum and count is noise
 
 
@@ -124,7 +126,8 @@ class CodebookUpkeep(nn.Module):
     `observe` is called with each forward pass, `take` and `update` once after each optimiser step. In the first
     `settle` steps the whole table is drawn anew from the pool (spread by a few rounds of k-means), since the encoder
     moves fastest then. Later, every `period` steps, codes whose running share of use fell below `dead` times the even
-    share 1/k are moved to vectors of the pool. With `average`, codes also follow the mean of their vectors.
+    share 1/k are moved to vectors of the pool, sooner to those far from any code. With `average`, codes also follow the
+    mean of their vectors.
 
     Its state is saved with a run and is no part of the model.
     """
@@ -185,8 +188,7 @@ class CodebookUpkeep(nn.Module):
             self._place(table, torch.arange(len(table), device=table.device), spread(seen.pool, len(table), generator))
         elif step % self.period == 0:
             dead = (self.usage < self.dead / len(table)).nonzero()[:, 0]
-            drawn = torch.randint(len(seen.pool), (len(dead),), generator=generator, device=generator.device)
-            self._place(table, dead, seen.pool[drawn.to(table.device)])
+            self._place(table, dead, seen.pool[far(seen.pool, table, len(dead), generator)])
 
     def _place(self, table: Tensor, rows: Tensor, vectors: Tensor) -> None:
         table[rows] = vectors.to(table.dtype)
@@ -198,12 +200,27 @@ class CodebookUpkeep(nn.Module):
 def spread(
     vectors: Float[Tensor, "n c"], codes: int, generator: torch.Generator, rounds: int = 5
 ) -> Float[Tensor, "k c"]:
-    """`codes` places among the vectors: a random draw (with repeats if n < k), moved by some rounds of k-means."""
-    order = torch.randperm(len(vectors), generator=generator, device=generator.device).to(vectors.device)
-    places = vectors[order.repeat(-(-codes // len(order)))[:codes]].clone()
+    """`codes` places among the vectors: far ones first (k-means||), moved by some rounds of k-means.
+
+    Places go where vectors differ, not where there are many of them: a plain background gets few codes, and looks the
+    same to whoever reads the codes.
+    """
+    places = vectors[far(vectors, vectors.mean(0, keepdim=True), 1, generator)]
+    for wanted in [codes * (i + 1) // DRAWS for i in range(DRAWS)]:
+        places = torch.cat([places, vectors[far(vectors, places, wanted - len(places), generator)]])
     for _ in range(rounds):
         ids = nearest_rows(vectors, places)
         counts = torch.bincount(ids, minlength=codes).to(places.dtype)[:, None]
         means = torch.zeros_like(places).index_add_(0, ids, vectors) / counts.clamp_min(1)
         places = torch.where(counts > 0, means, places)
     return places
+
+
+def far(
+    vectors: Float[Tensor, "n c"], table: Float[Tensor, "k c"], count: int, generator: torch.Generator
+) -> Int[Tensor, " m"]:
+    """Rows of `vectors`, drawn with repeats in proportion to their squared distance from the nearest of `table`."""
+    if count < 1:
+        return torch.zeros(0, dtype=torch.long, device=vectors.device)
+    distance = (vectors - table[nearest_rows(vectors, table)]).square().sum(1) + 1e-12  # all at a place: any
+    return torch.multinomial(distance.to(generator.device), count, True, generator=generator).to(vectors.device)

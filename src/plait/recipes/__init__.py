@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
 import pkgutil
+import typing
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
-
-import yaml
 
 from plait.checkpoints.outside import from_file, is_outside
 from plait.config import override
+from plait.data.shards import ShardSource
 from plait.errors import ConfigError
 from plait.train.stage import Recipe
+
+
+@dataclass(init=False, eq=False)
+class Imported(ShardSource):
+    """The documents of an imported directory, as a setting: config.yaml says where they lie."""
+
+    root: Path
 
 
 def find(address: str, assignments: Iterable[str] = ()) -> Recipe:
@@ -30,22 +39,45 @@ def find(address: str, assignments: Iterable[str] = ()) -> Recipe:
     """
     function, stage = _function(address)
     names = inspect.signature(function).parameters
-    given, paths = {}, []
-    for assignment in assignments:
-        key, sign, value = assignment.partition("=")
-        if not sign:
-            raise ConfigError(f"--set {assignment}: give KEY=VALUE")
-        if key in names:
-            given[key] = yaml.safe_load(value)
-        else:
-            paths.append(assignment)
-    recipe: Recipe = override(function(**given), paths)
+    assignments = list(assignments)
+    own = [assignment for assignment in assignments if assignment.partition("=")[0].strip() in names]
+    recipe = function(**_arguments(function, own, address))
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"{address} gives a {type(recipe).__name__}, a Recipe is needed: name another function")
+    recipe = override(recipe, [assignment for assignment in assignments if assignment not in own])
     return recipe if stage is None else _only(recipe, stage)
+
+
+def _arguments(function: Callable[..., Any], assignments: list[str], address: str) -> dict[str, Any]:
+    """The arguments that assignments give to a function, by the types that it declares.
+
+    Raises:
+        ConfigError: a value of another type, or an argument without a value.
+    """
+    given = dict.fromkeys(assignment.partition("=")[0].strip() for assignment in assignments)
+    if given:
+        try:
+            types = typing.get_type_hints(function)
+        except NameError as error:
+            raise ConfigError(f"{address}: a type of its arguments cannot be found ({error}); import it") from error
+        kinds = [(name, types.get(name, Any), None) for name in given]
+        given = vars(override(dataclasses.make_dataclass(function.__name__, kinds)(), assignments))
+    missing = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is inspect.Parameter.empty and name not in given
+    ]
+    if missing:
+        raise ConfigError(f"{address} needs a value for {', '.join(missing)}: give --set {missing[0]}=VALUE")
+    return given
 
 
 def _function(address: str) -> tuple[Callable[..., Recipe], str | None]:
     if is_outside(address):
-        return from_file(address), None
+        found = from_file(address)
+        if not callable(found):
+            raise ConfigError(f"{address} is a {type(found).__name__}: name a function that returns a Recipe")
+        return found, None
     system, _, rest = address.partition("/")
     size, _, stage = rest.partition("/")
     modules = [found.name for found in pkgutil.iter_modules(__path__)]

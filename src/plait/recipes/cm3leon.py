@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from plait.data.packs import Data, Source
 from plait.data.shapes import Shapes, language
-from plait.data.shards import ShardSource, splits
+from plait.data.shards import splits
 from plait.document import Blank, Document, Image, Text, Turn
 from plait.evaluate.shapes import Held, ShapesCaption, ShapesDraw, ShapesQuestions
 from plait.generate.engine import Settings
@@ -22,6 +24,7 @@ from plait.nn.quantise import CodebookUpkeep
 from plait.objectives.cm3 import CM3Mask
 from plait.objectives.reconstruction import Reconstruct
 from plait.objectives.tokens import NextToken
+from plait.recipes import Imported
 from plait.systems.cm3leon import TINY, CM3Leon, CM3LeonConfig
 from plait.text.bpe import BPE
 from plait.train.stage import Optimiser, Probe, Recipe, Schedule, Stage, Update
@@ -54,8 +57,8 @@ def _shapes() -> Recipe:
         name="cm3leon/tiny",
         build=functools.partial(build, config, documents),
         stages=(
-            tokenizer_stage(config, {"shapes": pictures}, steps=700),
-            pretrain_stage(config, {"shapes": documents}, steps=1600),
+            tokenizer_stage(config, {"shapes": pictures}, steps=1000),
+            pretrain_stage(config, {"shapes": documents}, steps=1100),
         ),
         probes=_shapes_probes(),
         tasks=(
@@ -67,7 +70,7 @@ def _shapes() -> Recipe:
 
 
 def _imported(data: str) -> Recipe:
-    source = ShardSource(data, "train" if "train" in splits(data) else None)
+    source = Imported(data, "train" if "train" in splits(data) else None)
     config = replace(TINY, image=replace(TINY.image, codes=512))
     return Recipe(
         name="cm3leon/tiny",
@@ -92,7 +95,7 @@ def tokenizer_stage(config: CM3LeonConfig, sources: dict[str, Source], steps: in
         data=Data(sources=sources, rows=32, length=image.codes_per_image - 1, reads="pictures", seed=SEED),
         updates=(
             Update(
-                objective=Reconstruct(pixel="squared", codebook=1.0, commitment=0.25),
+                objective=Reconstruct(pixel="squared", codebook=1.0, commitment=1.0),
                 optimisers=(Optimiser(train=("image_tokenizer.*",), lr=3e-3, betas=(0.9, 0.99)),),
             ),
         ),
@@ -107,6 +110,7 @@ def pretrain_stage(config: CM3LeonConfig, sources: dict[str, Source], steps: int
     """CM3 on whole documents in packs; the tokenizer stays as it is."""
     vocabulary = config.vocabulary
     first = vocabulary.first_sentinel
+    tables = ("embed.*", "positions.*", "places.*") if config.raster else ("embed.*", "positions.*")
     mask = CM3Mask(
         sentinels=tuple(range(first, first + config.sentinels)),
         end=vocabulary.eoss,
@@ -122,10 +126,11 @@ def pretrain_stage(config: CM3LeonConfig, sources: dict[str, Source], steps: int
                 objective=NextToken(kinds=("token", "code")),
                 optimisers=(
                     Optimiser(train=("decoder.*",), kind="muon", lr=0.02, betas=(0.95, 0.0), weight_decay=0.01),
-                    Optimiser(train=("embed.*", "positions.*"), lr=3e-3),
+                    Optimiser(train=tables, lr=3e-3),
                 ),
             ),
         ),
+        before=(start_codes,),
         steps=steps,
         schedule=Schedule(warmup=30, decay=0.4),
         precision="bf16",
@@ -140,6 +145,11 @@ def build(config: CM3LeonConfig, source: Source) -> CM3Leon:
 def upkeep(system: Any) -> CodebookUpkeep:
     """Draws the codebook anew from the encoder's vectors while these move fastest, and keeps it in use after that."""
     return CodebookUpkeep(system.config.image.codes, system.config.image.code_width, settle=60)
+
+
+def start_codes(system: Any) -> None:
+    """Gives codes that look alike embeddings that are alike: random Fourier features of their vectors."""
+    system.embed_codes(torch.Generator().manual_seed(SEED))
 
 
 def texts(source: Source, count: int) -> Iterator[str]:

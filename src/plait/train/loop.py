@@ -143,11 +143,11 @@ class Loop:
             inputs = sum(int((batch.document >= 0).sum()) for batch in batches)
             record |= self._update(updater, batches, factor)
             record["tokens"] = record.get("tokens", 0) + inputs
+        self._watch(record)  # first: what follows would fail on values that are no numbers, and say less
         for updater in due:
             if after := getattr(updater.update.objective, "after_step", None):
                 after(self.system, self.companions, self.step, self.generator)
         self._follow()
-        self._watch(record)
         self.step += 1
         return self._tell(record, lost, waited, time.perf_counter() - began)
 

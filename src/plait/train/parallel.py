@@ -50,7 +50,8 @@ def join() -> Ranks:
     if count == 1:
         return Ranks(device=device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # counts and losses are summed on the CPU
+        dist.init_process_group(backend, timeout=TIMEOUT)
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -78,7 +79,7 @@ def shard(system: System, ranks: Ranks) -> None:
 def whole(tree: Any) -> Any:
     """A tree of values with every sharded tensor gathered, detached and on the CPU; a collective call."""
     if isinstance(tree, DTensor):
-        return tree.detach().full_tensor().cpu()
+        return tree.full_tensor().detach().cpu()
     if isinstance(tree, Tensor):
         return tree.detach().cpu()
     if isinstance(tree, Mapping):

@@ -10,13 +10,14 @@ scores.json, report.html, report.json    when all stages are done
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from plait.document import Image
 from plait.errors import ConfigError, Interrupted
 from plait.generate.engine import Engine
 from plait.generate.model import Model
+from plait.objectives.gather import all_sum
 from plait.systems.base import System
 from plait.train import parallel
 from plait.train.log import Progress, RunLog, Sink, write_facts
@@ -62,8 +64,19 @@ class Run:
         self.sinks = sinks
         self._claim()
 
+    @property
+    def next_step(self) -> int:
+        """The step that comes next: the one behind the last checkpoint, or 0."""
+        latest = self._latest()
+        return _number(latest) if latest else 0
+
     def train(self) -> Path:
-        """Does what is left of every stage, then scores and reports; the report's path."""
+        """Does what is left of every stage, then scores and reports; the report's path.
+
+        Raises:
+            Interrupted: Ctrl-C was pressed; the step under way was finished and saved.
+            TrainingError: the run must not go on (`Loop.advance`).
+        """
         latest = self._latest()
         if latest is None:
             system, state, step, first = self.recipe.build(), None, 0, 0
@@ -96,24 +109,25 @@ class Run:
         """Runs what is left of a stage; the number of the next step of the run."""
         loop = Loop(system, stage, self.ranks, state)
         began = time.perf_counter()
-        done = loop.step == stage.steps
+        stop = False
         try:
             with _stop_asked() as asked:
-                while loop.step < stage.steps:
+                while loop.step < stage.steps and not stop:
                     record = loop.advance()
                     log({"step": step, **record, "elapsed_s": round(time.perf_counter() - began, 3)})
                     step += 1
-                    if loop.step % stage.probe_every == 0 or loop.step == stage.steps:
+                    last = loop.step == stage.steps
+                    if last or loop.step % stage.probe_every == 0:
                         self._probe(system, stage, step)
-                    if loop.step < stage.steps and (asked or loop.step % stage.save_every == 0):
+                    stop = _anywhere(asked)
+                    if last:
+                        loop.finish()
+                    if last or stop or loop.step % stage.save_every == 0:
                         self._save(loop, step)
-                    if asked and loop.step < stage.steps:
-                        raise Interrupted(f"stopped and saved after step {step}; the same command goes on from there")
-            if not done:
-                loop.finish()
-                self._save(loop, step)
         finally:
             loop.loader.close()
+        if stop or _anywhere(asked):  # the second: pressed while the stage's last step was saved
+            raise Interrupted(f"stopped and saved after step {step}; the same command goes on from there")
         return step
 
     def _save(self, loop: Loop, step: int) -> None:
@@ -171,7 +185,9 @@ class Run:
         for task in self.recipe.tasks:
             if task.name not in scores:
                 scores[task.name] = task.run(model)
-                path.write_text(json.dumps(scores, indent=1))
+                partial = path.with_suffix(".partial")
+                partial.write_text(json.dumps(scores, indent=1))
+                os.replace(partial, path)
 
     @contextlib.contextmanager
     def _log(self, resume_from: int | None, sinks: tuple[Sink, ...]) -> Iterator[Any]:
@@ -184,7 +200,11 @@ class Run:
     def _claim(self) -> None:
         """Writes config.yaml, or holds this recipe against the one that is there."""
         path = self.directory / "config.yaml"
-        mine = {"name": self.recipe.name, "stages": [_described(stage) for stage in self.recipe.stages]}
+        mine = {
+            "name": self.recipe.name,
+            "build": _called(self.recipe.build),
+            "stages": [_described(stage) for stage in self.recipe.stages],
+        }
         if path.exists():
             changed = difference(read_yaml(path), mine)
             if changed:
@@ -193,7 +213,7 @@ class Run:
                     "give another --out, or the settings that it began with"
                 )
         elif self.ranks.first:
-            if self.directory.exists() and any(self.directory.iterdir()):
+            if self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
                 raise ConfigError(f"{self.directory} is not empty and holds no run: give another --out")
             self.directory.mkdir(parents=True, exist_ok=True)
             write_yaml(mine, path)
@@ -220,6 +240,11 @@ def _stop_asked() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
+def _anywhere(asked: list[int]) -> bool:
+    """Whether a stop was asked for on any rank: all must stop at the same step."""
+    return bool(all_sum(torch.tensor(len(asked))))
+
+
 def where(folder: Path) -> list[tuple[str, str]]:
     """Stage and step of a checkpoint within a run; nothing for one that is no part of a run."""
     path = folder / "state.pt"
@@ -232,6 +257,13 @@ def where(folder: Path) -> list[tuple[str, str]]:
 def shortened(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with at most `steps` steps in each stage."""
     return replace(recipe, stages=tuple(replace(stage, steps=min(steps, stage.steps)) for stage in recipe.stages))
+
+
+def _called(build: Callable[[], System]) -> Any:
+    """What builds a system, with the arguments that it is bound to."""
+    if isinstance(build, functools.partial):
+        return {"function": build.func, "arguments": [*build.args], "keywords": build.keywords}
+    return build
 
 
 def _described(stage: Stage) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from plait.data.packs import Data
 from plait.document import Document
 from plait.errors import ConfigError
+from plait.evaluate import Task
 from plait.generate.engine import Settings
 from plait.sequence import Batch
 from plait.systems.base import System
@@ -86,7 +87,7 @@ class Update:
     clip: float | None = 1.0
     """Largest L2 norm of the gradient of all its parameters."""
     period: int = 1
-    """Taken every so many steps."""
+    """Taken every so many steps; 1 for the first of a stage, whose loss is the step's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,11 @@ class Stage:
         if self.steps < 1 or self.accumulate < 1 or self.save_every < 1 or self.probe_every < 1:
             numbers = (self.steps, self.accumulate, self.save_every, self.probe_every)
             raise ConfigError(f"steps, accumulate, save_every, probe_every = {numbers}: each must be at least 1")
+        periods = [update.period for update in self.updates]
+        if periods[:1] != [1] or min(periods) < 1:
+            raise ConfigError(
+                f"{len(periods)} updates with the periods {periods}: at least one is needed, and the first has period 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,19 +139,6 @@ class Probe:
     settings: Settings
     reference: str | None = None
     """The right answer, in words."""
-
-
-class Task(Protocol):
-    """Something that a finished model is scored on."""
-
-    @property
-    def name(self) -> str:
-        """The key of its scores."""
-        ...
-
-    def run(self, model: Any, /) -> Mapping[str, Any]:
-        """The scores."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,14 +37,14 @@ class Shapes:
         draw       a caption, then the picture
         describe   turns: picture and request, caption
         questions  turns: picture and first question, answer, second question, answer, ...
-        both       turns: picture and request, caption, first question, answer, ...
+        both       the same with a request, and the caption, at a random place among the questions
 
     Args:
         split: "train", "validation" (unseen scenes) or "test" (unseen scenes; a tenth of the wordings unseen too).
         objects: numbers of objects in a scene, each as likely.
         resolution: pixels a side.
         mix: share of each kind of document; they need not sum to one.
-        questions_each: questions a picture.
+        questions_each: questions of an example; its document holds one to all of them.
         pairs: "held-out" for test scenes with at least one pair of colour and shape that never occurs in training.
 
     Raises:
@@ -104,13 +104,15 @@ class Shapes:
         if kind == "draw":
             return Document([Text(self._caption(i, scene).text), image])
         said: list[tuple[str, str]] = []
-        if kind != "questions":
-            said.append((chance.choice(language.REQUESTS), self._caption(i, scene).text))
         if kind != "describe":
-            said += [(question.text, question.answer) for question in self._questions(i, scene)]
+            asked = 1 + chance.below(self.questions_each)
+            said = [(question.text, question.answer) for question in self._questions(i, scene)[:asked]]
+        if kind != "questions":
+            described = chance.choice(language.REQUESTS), self._caption(i, scene).text
+            said.insert(chance.below(len(said) + 1), described)
         turns: list[Turn] = []
-        for request, answer in said:
-            pieces: list[Piece] = [Text(request)] if turns else [image, Text(request)]
+        for question, answer in said:
+            pieces: list[Piece] = [Text(question)] if turns else [image, Text(question)]
             turns += [Turn("user", pieces), Turn("assistant", answer)]
         return Document(turns)
 
