@@ -6,6 +6,7 @@ Plait is imported inside the fixtures: shapes are checked only in modules import
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,15 +52,25 @@ def cm3leon_config() -> CM3LeonConfig:
 @pytest.fixture(scope="session")
 def cm3leon(cm3leon_config: CM3LeonConfig, bpe: BPE) -> CM3Leon:
     """Random weights everywhere, so that every element matters to those behind it. Shared: not to be changed."""
+    return _random_cm3leon(cm3leon_config, bpe)
+
+
+@pytest.fixture(scope="session")
+def cm3leon_raster(cm3leon_config: CM3LeonConfig, bpe: BPE) -> CM3Leon:
+    """The same, and codes know their places in the picture."""
+    return _random_cm3leon(replace(cm3leon_config, raster=True), bpe)
+
+
+def _random_cm3leon(config: CM3LeonConfig, bpe: BPE) -> CM3Leon:
     import torch
 
     from plait.systems.cm3leon import CM3Leon
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        system = CM3Leon(cm3leon_config, bpe).eval()
-        for part in (system.embed, system.positions, system.decoder):
-            for weight in part.parameters():
+        system = CM3Leon(config, bpe).eval()
+        for name, weight in system.named_parameters():
+            if not name.startswith("image_tokenizer."):
                 weight.normal_(std=0.3)
         system.embed.weight[system.vocabulary.eoss] *= 3  # here likely, there impossible: blanks do get filled
         tokenizer = system.image_tokenizer

@@ -71,7 +71,7 @@ def draw_span(random: Random) -> tuple[Span, list[Element]]:
     source: list[tuple[str, float, int] | None] = [None] * n
     fill: NDArray[np.int64] | Slot = np.array(ids, np.int64)
     broken = False
-    if random.random() < 0.5:
+    if n and random.random() < 0.5:
         reader, start, image = random.choice(["one", "two"]), random.randrange(3), random.choice([*IMAGES, BROKEN])
         if random.random() < 0.8:
             image = random.choice(IMAGES)
@@ -178,6 +178,7 @@ def test_a_batch_is_what_its_elements_say(random: Random, shift: bool) -> None:
                 assert batch.ids[here] == element.id
                 assert batch.document[here] == d
                 assert batch.position[here] == i
+                assert batch.place[here] == (element.source[2] if element.source else -1)
                 assert slots.get(r * width + column + i) == element.source
                 seen += element.source is not None
                 for j, other in enumerate(fed):
@@ -185,7 +186,8 @@ def test_a_batch_is_what_its_elements_say(random: Random, shift: bool) -> None:
                     sees[r, column + i, column + j] = j <= i or together
             column += len(fed)
         for pad in range(column, width):
-            assert batch.document[r, pad] == -1 and batch.ids[r, pad] == 0 and batch.block[r, pad] == -1
+            pads = [int(x[r, pad]) for x in (batch.document, batch.ids, batch.block, batch.place)]
+            assert pads == [-1, 0, -1, -1]
             sees[r, pad, pad] = True
     assert seen == len(slots) == sum(len(s.at) for s in batch.slots.values())
     assert torch.equal(Visibility(batch.document, batch.block).dense(), sees)

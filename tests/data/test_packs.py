@@ -163,11 +163,18 @@ def test_isolated_rows_hold_whole_documents(format: CM3LeonFormat) -> None:
 def test_streams_are_full_rows(format: CM3LeonFormat) -> None:
     elements = Elements(plain(texts(18), policy="stream", shuffle=False), format)
     lengths = [sum(len(format.layout(d)) for d in texts(18)[a : a + 6]) for a in (0, 6, 12)]
-    expected = [31 * (n // 31) * [0] and [30] * (n // 31) + [n % 31 - 1] * (n % 31 > 0) for n in lengths]
+    expected = [31 * (n // 31) * [0] and [30] * (n // 31) + [n % 31 - 1] * (n % 31 > 1) for n in lengths]
     rows = [int((document >= 0).sum()) for k in range(6) for document in elements[k]["document"]]
     wanted = list(itertools.chain.from_iterable(expected))
     assert rows[: len(wanted)] == wanted[: len(rows)]
     assert all((elements[k]["document"] <= 0).all() for k in range(6))
+
+
+def test_no_row_of_a_stream_is_without_inputs(format: CM3LeonFormat) -> None:
+    lengths = [sum(len(format.layout(d)) for d in texts(n)) for n in range(1, 7)]
+    for n, length in enumerate(lengths, 1):
+        elements = Elements(plain(texts(n), window=n, rows=1, length=length - 2, policy="stream"), format)
+        assert [elements[k]["ids"].shape[1] for k in range(3)] == [length - 2] * 3  # and one element is left over
 
 
 def test_documents_are_shuffled_anew_in_each_epoch() -> None:
@@ -331,6 +338,7 @@ def test_a_loader_gives_the_elements_and_goes_on_from_its_state(data: Data, form
         half.close()
 
 
+@pytest.mark.slow  # three times two processes that import torch
 def test_worker_processes_change_nothing(data: Data, format: CM3LeonFormat) -> None:
     alone, many = Loader(data, format), Loader(replace(data, workers=2), format)
     try:

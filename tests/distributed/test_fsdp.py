@@ -14,10 +14,10 @@ SCRIPT = Path(__file__).parent / "losses.py"
 STEPS = 20
 
 
-def losses(ranks: int) -> dict[str, list[float]]:
-    alone = [sys.executable, str(SCRIPT), str(STEPS)]
+def losses(ranks: int, optimiser: str) -> dict[str, list[float]]:
+    words = [str(SCRIPT), str(STEPS), optimiser]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = alone if ranks == 1 else [*launcher, str(SCRIPT), str(STEPS)]
+    command = [sys.executable, *words] if ranks == 1 else [*launcher, *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -25,10 +25,20 @@ def losses(ranks: int) -> dict[str, list[float]]:
     return found
 
 
-@pytest.mark.timeout(300)
-def test_two_ranks_give_the_losses_of_one() -> None:
-    one, two = losses(1), losses(2)
+def compare(optimiser: str, tolerance: float) -> None:
+    one, two = losses(1, optimiser), losses(2, optimiser)
     assert one["tokens"] == two["tokens"]
     assert len(one["loss"]) == STEPS
     assert one["loss"][-1] < one["loss"][0]
-    assert two["loss"] == pytest.approx(one["loss"], rel=0, abs=1e-5)
+    assert two["loss"] == pytest.approx(one["loss"], rel=0, abs=tolerance)
+
+
+@pytest.mark.timeout(300)
+def test_two_ranks_give_the_losses_of_one() -> None:
+    compare("adamw", 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_ranks_under_muon() -> None:
+    compare("muon", 1e-3)  # its iterations round to bf16: a last bit of a gradient can move an update by 1e-3

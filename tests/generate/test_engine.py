@@ -14,7 +14,7 @@ from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import DocumentError, ImageError, InputError
 from plait.generate.engine import Engine, Reply, Settings
 from plait.generate.sampling import Sampling
-from plait.sequence import Batch, Sequence, Slot
+from plait.sequence import Sequence, Slot, tokens
 from plait.systems.base import Emitted, Forced, Stop
 from plait.systems.cm3leon import CM3Leon
 
@@ -25,32 +25,24 @@ LIMIT = 160  # positions
 WARM = Sampling()
 
 
-def written_out(system: CM3Leon, sequence: Sequence) -> list[int]:
-    """The ids of a sequence, with the codes of its pictures."""
-    ids: list[int] = []
+def written_out(system: CM3Leon, sequence: Sequence) -> list[tuple[int, int]]:
+    """The ids of a sequence, with the codes of its pictures, each with its place in the picture or -1."""
+    out: list[tuple[int, int]] = []
     for span in sequence.spans:
         if isinstance(span.fill, Slot):
             pixels = system.format.preprocess()["vqgan"](span.fill.image)
-            ids += system.codes(torch.from_numpy(pixels)[None])[0].tolist()
+            codes = system.codes(torch.from_numpy(pixels)[None])[0].tolist()
+            out += [(code, place) for place, code in enumerate(codes)]
         else:
-            ids += span.fill.tolist()
-    return ids
+            out += [(id, -1) for id in span.fill.tolist()]
+    return out
 
 
-def full_pass(system: CM3Leon, ids: list[int]) -> Tensor:
+def full_pass(system: CM3Leon, elements: list[tuple[int, int]]) -> Tensor:
     """(t, v) logits of one document, without cache."""
-    row = torch.tensor([ids])
-    batch = Batch(
-        ids=row,
-        document=torch.zeros_like(row),
-        position=torch.arange(len(ids))[None],
-        block=torch.full_like(row, -1),
-        slots={},
-        targets={},
-        readers=(),
-        sequences=1,
-    )
-    return system.unembed(system(batch).states[0])
+    ids, places = zip(*elements, strict=True)
+    batch = system.format.collator()([[Sequence((tokens(ids),))]], shift=False)
+    return system.unembed(system(replace(batch, place=torch.tensor([places]))).states[0])
 
 
 def distribution(logits: Tensor, allowed: Tensor, sampling: Sampling) -> list[float]:
@@ -80,7 +72,7 @@ def naive(system: CM3Leon, document: Document, settings: Settings) -> Answer:
     prompts = [written_out(system, row) for row in format.streams(document, settings.guidance).rows]
     random = np.random.default_rng(settings.seed)
     runs: list[Emitted] = []
-    said: list[int] = []
+    said: list[tuple[int, int]] = []
     left = settings.max_new_tokens
     longest = max(map(len, prompts))
     while True:
@@ -89,7 +81,7 @@ def naive(system: CM3Leon, document: Document, settings: Settings) -> Answer:
             return Answer(runs, step.reason)
         if isinstance(step, Forced):
             runs.append(Emitted("forced", list(step.ids)))
-            said += step.ids
+            said += [(id, -1) for id in step.ids]
             continue
         if step.kind == "text" and not left:
             return Answer(runs, "max_new_tokens")
@@ -110,7 +102,7 @@ def naive(system: CM3Leon, document: Document, settings: Settings) -> Answer:
                 logprob = math.log(p[id])
             runs[-1].ids.append(id)
             runs[-1].logprobs.append(logprob)
-            said.append(id)
+            said.append((id, len(runs[-1].ids) - 1 if step.kind == "image" else -1))
             left -= step.kind == "text"
             if len(runs[-1].ids) == step.length or id in step.ends:
                 break
@@ -141,16 +133,21 @@ def ids(reply: Reply | Answer) -> list[tuple[str, list[int]]]:
     return [(run.kind, run.ids) for run in reply.runs]
 
 
+@pytest.fixture(scope="module", params=["cm3leon", "cm3leon_raster"])
+def system(request: pytest.FixtureRequest) -> CM3Leon:
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def answers(cm3leon: CM3Leon, picture: Picture) -> list[Answer]:
-    return [naive(cm3leon, document, settings) for document, settings in cases(picture)]
+def answers(system: CM3Leon, picture: Picture) -> list[Answer]:
+    return [naive(system, document, settings) for document, settings in cases(picture)]
 
 
 def test_mixed_requests_get_what_a_loop_without_cache_gives(
-    cm3leon: CM3Leon, picture: Picture, answers: list[Answer]
+    system: CM3Leon, picture: Picture, answers: list[Answer]
 ) -> None:
     documents, settings = zip(*cases(picture), strict=True)
-    replies = Engine(cm3leon).run(documents, settings)
+    replies = Engine(system).run(documents, settings)
     for reply, answer in zip(replies, answers, strict=True):
         assert ids(reply) == ids(answer)
         assert reply.stop == answer.stop
@@ -162,12 +159,12 @@ def test_mixed_requests_get_what_a_loop_without_cache_gives(
 
 @pytest.mark.parametrize("rows", [2, 3, 5])
 def test_ids_do_not_depend_on_neighbours_or_on_when_a_request_joined(
-    cm3leon: CM3Leon, picture: Picture, answers: list[Answer], rows: int
+    system: CM3Leon, picture: Picture, answers: list[Answer], rows: int
 ) -> None:
     asked = list(zip(cases(picture), answers, strict=True))
     random = Random(rows)
     random.shuffle(asked)
-    engine = Engine(cm3leon, rows=rows)
+    engine = Engine(system, rows=rows)
     expected: dict[int, Answer] = {}
     done: dict[int, Reply] = {}
     while asked or engine.busy:
@@ -182,13 +179,14 @@ def test_ids_do_not_depend_on_neighbours_or_on_when_a_request_joined(
 
 
 @torch.no_grad()
-def test_logprobs_are_those_of_one_full_pass(cm3leon: CM3Leon, picture: Picture) -> None:
+def test_logprobs_are_those_of_one_full_pass(system: CM3Leon, picture: Picture) -> None:
     document = Document(["a dog", picture(0), "and", DRAWN])
-    (reply,) = Engine(cm3leon).run([document], [Settings(seed=3)])
+    (reply,) = Engine(system).run([document], [Settings(seed=3)])
     (run,) = reply.runs
-    prompt = written_out(cm3leon, cm3leon.layout(document, open=True))
-    logits = full_pass(cm3leon, prompt + run.ids)[len(prompt) - 1 : -1]
-    allowed = cm3leon.vocabulary.allow(codes=True)
+    prompt = written_out(system, system.layout(document, open=True))
+    drawn = [(id, place) for place, id in enumerate(run.ids)]
+    logits = full_pass(system, prompt + drawn)[len(prompt) - 1 : -1]
+    allowed = system.vocabulary.allow(codes=True)
     logprobs = logits.masked_fill(~allowed, -torch.inf).log_softmax(-1)
     assert run.logprobs == pytest.approx([float(logprobs[i, id]) for i, id in enumerate(run.ids)], abs=1e-4)
 
@@ -302,9 +300,9 @@ def test_a_reply_is_a_document(cm3leon: CM3Leon) -> None:
 
 
 def test_cancelled_requests_leave_the_others_as_they_are(
-    cm3leon: CM3Leon, picture: Picture, answers: list[Answer]
+    system: CM3Leon, picture: Picture, answers: list[Answer]
 ) -> None:
-    engine = Engine(cm3leon, rows=6)
+    engine = Engine(system, rows=6)
     numbers = [engine.submit(document, settings) for document, settings in cases(picture)]
     dropped = {numbers[i] for i in (0, 2, 8)}  # running, and one that still waits
     done: dict[int, Reply] = {}

@@ -65,6 +65,22 @@ def test_packed_attention_is_that_of_each_document_alone(random: Random) -> None
     torch.testing.assert_close(visible.attend(*half).float(), expected, atol=5e-2, rtol=2e-2)
 
 
+@settings(max_examples=20, deadline=None)
+@given(random=st.randoms(use_true_random=False))
+def test_gradients_in_bf16_are_those_in_fp32(random: Random) -> None:
+    document, block, places = draw_packs(random)
+    if not places:
+        return
+    x = torch.randn(4, *document.shape, 2, 4, generator=torch.Generator().manual_seed(random.randrange(1000)))
+    wanted = x[3] * (document >= 0)[..., None, None]
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        qkv = [part.to(dtype).requires_grad_() for part in x[:3]]
+        out = Visibility(document, block).attend(*qkv)
+        gradients.append(torch.stack(torch.autograd.grad(out, qkv, wanted.to(dtype))).float())
+    torch.testing.assert_close(gradients[1], gradients[0], atol=8e-2, rtol=5e-2)
+
+
 @settings(max_examples=30, deadline=None)
 @given(random=st.randoms(use_true_random=False))
 def test_the_mask_of_the_gpu_kernel_is_the_dense_one(random: Random) -> None:

@@ -46,18 +46,7 @@ def plain(system: CM3Leon, sequence: Sequence) -> tuple[dict[str, float], dict[s
         else:
             ids += span.fill.tolist()
         wanted += [[(t.kind, float(t.weight[i])) for t in span.targets] for i in range(span.length)]
-    row = torch.tensor([ids])
-    nothing = torch.full_like(row, -1)
-    batch = Batch(
-        ids=row,
-        document=nothing + 1,
-        position=torch.arange(len(ids))[None],
-        block=nothing,
-        slots={},
-        targets={},
-        readers=(),
-        sequences=1,
-    )
+    batch = system.format.collator()([[Sequence((tokens(ids),))]], shift=False)
     logprobs = system.unembed(system(batch).states[0]).double().log_softmax(-1)
     sums, weights = {"token": 0.0, "code": 0.0}, {"token": 0.0, "code": 0.0}
     for j in range(1, len(ids)):

@@ -396,9 +396,12 @@ def test_published_sizes(config: CM3LeonConfig, decoder: float, total: float, bp
 # -------------------------------------------------------------------------------------------------- forward
 
 
-def plain_forward(system: CM3Leon, ids: list[int]) -> Tensor:
-    """(t, c) last hidden states of one document of ids, written out as in section 4 of the parents' code."""
+def plain_forward(system: CM3Leon, elements: list[tuple[int, int]]) -> Tensor:
+    """(t, c) last hidden states of one document of ids and places in pictures, written out operation by operation."""
+    ids, places = (list(x) for x in zip(*elements, strict=True))
     x = system.embed.weight[ids] + system.positions.weight[2 : 2 + len(ids)]
+    if system.places is not None:
+        x = x + system.places.weight[[place + 1 for place in places]]
     t, width = x.shape
     norm = lambda y: torch.nn.functional.layer_norm(y, (width,))  # noqa: E731
     for block in system.decoder.blocks:
@@ -410,42 +413,48 @@ def plain_forward(system: CM3Leon, ids: list[int]) -> Tensor:
     return norm(x)
 
 
-def written_out(system: CM3Leon, sequence: Sequence) -> list[int]:
-    """The ids of a sequence, with the codes of its pictures in their places."""
-    ids: list[int] = []
+def written_out(system: CM3Leon, sequence: Sequence) -> list[tuple[int, int]]:
+    """The ids of a sequence, with the codes of its pictures, each with its place in the picture or -1."""
+    out: list[tuple[int, int]] = []
     for span in sequence.spans:
         if isinstance(span.fill, Slot):
             pixels = system.format.preprocess()["vqgan"](span.fill.image)
-            ids += system.codes(torch.from_numpy(pixels)[None])[0].tolist()[span.fill.start :][: span.length]
+            codes = system.codes(torch.from_numpy(pixels)[None])[0].tolist()
+            out += [(codes[i], i) for i in range(span.fill.start, span.fill.start + span.length)]
         else:
-            ids += span.fill.tolist()
-    return ids
+            out += [(id, -1) for id in span.fill.tolist()]
+    return out
+
+
+@pytest.fixture(params=["cm3leon", "cm3leon_raster"])
+def system(request: pytest.FixtureRequest) -> CM3Leon:
+    return request.getfixturevalue(request.param)
 
 
 @torch.no_grad()
-def test_a_packed_batch_is_each_document_by_itself(cm3leon: CM3Leon, picture: Picture) -> None:
+def test_a_packed_batch_is_each_document_by_itself(system: CM3Leon, picture: Picture) -> None:
     a, b, c = (picture(i) for i in range(3))
     documents = [Document(["a dog", a]), Document([b, "then", c]), Document("text"), talk([a, "what?"], "a cat")]
-    laid = [cm3leon.layout(document) for document in documents]
-    hidden = cm3leon(cm3leon.format.collator()([laid[:2], laid[2:]]))
+    laid = [system.layout(document) for document in documents]
+    hidden = system(system.format.collator()([laid[:2], laid[2:]]))
     assert hidden.own["vqgan"].shape == (4, 16)
     assert all(len(codes.unique()) > 3 for codes in hidden.own["vqgan"])  # else the test would show nothing
     at = [0, 0]
     for i, sequence in enumerate(laid):
-        ids = written_out(cm3leon, sequence)[:-1]
+        ids = written_out(system, sequence)[:-1]
         got = hidden.states[i // 2, at[i // 2] : at[i // 2] + len(ids)]
-        torch.testing.assert_close(got, plain_forward(cm3leon, ids), atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(got, plain_forward(system, ids), atol=2e-5, rtol=1e-4)
         at[i // 2] += len(ids)
 
 
 @torch.no_grad()
-def test_half_a_picture_has_its_half_of_the_codes(cm3leon: CM3Leon, picture: Picture) -> None:
-    half = cm3leon.layout(Document(["a dog", picture(3), "b"]))
+def test_half_a_picture_has_its_half_of_the_codes(system: CM3Leon, picture: Picture) -> None:
+    half = system.layout(Document(["a dog", picture(3), "b"]))
     half = half.cut(len(half) - 12, len(half))  # its picture begins at a late code
-    hidden = cm3leon(cm3leon.format.collator()([[half]]))
-    ids = written_out(cm3leon, half)
+    hidden = system(system.format.collator()([[half]]))
+    ids = written_out(system, half)
     assert isinstance(half.spans[0].fill, Slot) and half.spans[0].fill.start > 0
-    torch.testing.assert_close(hidden.states[0], plain_forward(cm3leon, ids[:-1]), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(hidden.states[0], plain_forward(system, ids[:-1]), atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -453,6 +462,11 @@ def test_heads_are_the_table_itself(cm3leon: CM3Leon) -> None:
     hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     for kind in ("token", "code"):
         torch.testing.assert_close(cm3leon.heads[kind](hidden), hidden @ cm3leon.embed.weight.T)
+
+
+def test_a_uniform_guess_costs_the_logarithm_of_the_vocabulary(cm3leon: CM3Leon) -> None:
+    logprob = torch.zeros(len(cm3leon.vocabulary)).log_softmax(-1)[0].item()
+    assert cm3leon.chance == pytest.approx(dict.fromkeys(cm3leon.heads, -logprob))
 
 
 @torch.no_grad()

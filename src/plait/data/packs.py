@@ -162,7 +162,8 @@ class Elements:
                 made = [sequence.cut(0, limit) for sequence in made]
             sequences += made
         if self.data.policy == "stream":
-            rows = [[block] for block in pack_stream(sequences, self.data.length)]
+            blocks = pack_stream(sequences, self.data.length)
+            rows = [[block] for block in blocks if len(block) > 1]  # one element alone predicts nothing
         else:
             packs = pack_isolated([len(sequence) for sequence in sequences], self.data.length)
             rows = [[sequences[i] for i in pack] for pack in packs]

@@ -51,14 +51,14 @@ def _shapes() -> Recipe:
     pictures = Shapes(
         seed=SEED, length=1_000_000, objects=(4, 5, 6, 7, 8, 9), mix={"draw": 1.0}
     )  # crowded: more to learn
-    documents = Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 3), mix={"draw": 0.5, "both": 0.5})
+    documents = Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 2, 3), mix={"draw": 0.5, "both": 0.5})
     held = Held(seed=SEED + 2)
     return Recipe(
         name="cm3leon/tiny",
         build=functools.partial(build, config, documents),
         stages=(
             tokenizer_stage(config, {"shapes": pictures}, steps=1000),
-            pretrain_stage(config, {"shapes": documents}, steps=1100),
+            pretrain_stage(config, {"shapes": documents}, steps=1300),
         ),
         probes=_shapes_probes(),
         tasks=(

@@ -130,7 +130,7 @@ TINY = CM3LeonConfig(
         groups=8,
         latent_channels=64,
         code_width=4,
-        codes=96,
+        codes=64,
     ),
     width=192,
     depth=4,

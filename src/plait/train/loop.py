@@ -23,7 +23,7 @@ from plait.objectives.gather import all_sum
 from plait.sequence import Batch
 from plait.systems.base import System
 from plait.train import optim
-from plait.train.parallel import Ranks, fill, like, whole
+from plait.train.parallel import Ranks, fill, like, shard, whole
 from plait.train.stage import Objective, Stage, Update
 
 WATCHED = 50  # losses of so many steps are averaged before they are held against chance
@@ -54,7 +54,7 @@ class Loop:
     """A stage under way.
 
     Args:
-        system: on its device, sharded where it is to be.
+        system: on its device and whole; it is changed as the stage says, then sharded over the ranks.
         stage: what to do.
         ranks: this process among all.
         state: of `save`, to go on from.
@@ -68,6 +68,7 @@ class Loop:
         if state is None:
             for change in stage.before:
                 change(system)
+        shard(system, ranks)
         self.companions = {name: make(system).to(ranks.device) for name, make in stage.companions.items()}
         named = optim.named_parameters(system, self.companions)
         self.updaters = [_Updater(update, named) for update in stage.updates]

@@ -91,17 +91,26 @@ class Run:
                 recipe=self.recipe.name,
                 parameters={name: part.parameters for name, part in system.parts.items()},
             )
-        parallel.shard(system, self.ranks)
         sinks = (Progress({s.name: s.steps for s in self.recipe.stages}), *self.sinks) if self.ranks.first else ()
         with self._log(step if latest else None, sinks) as log:
-            for stage in self.recipe.stages[first:]:
+            for i, stage in enumerate(self.recipe.stages[first:]):
+                system = self._whole(system) if i else system
                 step = self._stage(system, stage, state, step, log)
                 state = None
+        system = self._whole(system)
         if self.ranks.first:
-            system.eval()
             self._score(Model(system))
         self.ranks.wait()
         return write_report(self.directory) if self.ranks.first else self.directory / "report.html"
+
+    def _whole(self, system: System) -> System:
+        """The system with whole weights again, as a stage wants it at its beginning."""
+        if self.ranks.count == 1:
+            return system
+        state = parallel.whole(system.state_dict())
+        fresh = self.recipe.build().to(self.ranks.device)
+        parallel.fill(fresh, state)
+        return fresh
 
     # ------------------------------------------------------------------------------------------ stages
 

@@ -43,15 +43,21 @@ def test_describe():
 def test_questions_and_both():
     for kind, described in (("questions", 0), ("both", 1)):
         source = only(kind, questions_each=3)
+        counts, places = set(), set()
         for i in range(50):
             turns, example = source[i].turns, source.example(i)
-            assert [turn.role for turn in turns] == ["user", "assistant"] * (3 + described)
-            assert [isinstance(piece, Image) for piece in source[i]] == [True] + [False] * (2 * (3 + described))
-            asked = [(question.text, question.answer) for question in example.questions]
             said = [turn.text for turn in turns]
-            assert list(zip(said[::2], said[1::2], strict=True))[described:] == asked
-            if described:
-                assert said[1] == example.caption
+            pairs = list(zip(said[::2], said[1::2], strict=True))
+            captions = [at for at, (_, answer) in enumerate(pairs) if answer == example.caption]
+            assert len(captions) == described
+            asked = [pair for at, pair in enumerate(pairs) if at not in captions]
+            assert asked == [(question.text, question.answer) for question in example.questions][: len(asked)]
+            assert [turn.role for turn in turns] == ["user", "assistant"] * len(pairs)
+            assert [isinstance(piece, Image) for piece in source[i]] == [True] + [False] * (2 * len(pairs))
+            counts.add(len(asked))
+            places |= set(captions)
+        assert counts == {1, 2, 3}
+        assert places == ({0, 1, 2, 3} if described else set())
 
 
 def test_mix_is_kept():
