@@ -8,6 +8,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from plait.errors import InputError, Interrupted, PlaitError
 
@@ -79,10 +80,11 @@ def parse(argv: Sequence[str]) -> Callable[[], None]:
 
 def _unboxed(text: str) -> str:
     """The first paragraph of tyro's box, and the flag that may have been meant, in one line."""
-    lines = [line.strip(" │─") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[1:]]
-    said = " ".join(lines[: lines.index("")] if "" in lines else lines)
-    near = lines.index("Perhaps you meant:") if "Perhaps you meant:" in lines else None
-    return said if near is None else f"{said}; did you mean {lines[near + 1].split()[0]}?"
+    lines = [line.strip(" │╭╮╰╯") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    ruled = groupby(lines[1:], key=lambda line: set(line) <= {"─", "-"})  # - where the terminal has no UTF-8
+    paragraphs = [list(group) for rule, group in ruled if not rule]  # the first line is the box's title
+    near = [more[1].split()[0] for more in paragraphs if more[0] == "Perhaps you meant:"]
+    return " ".join(paragraphs[0]) + "".join(f"; did you mean {flag}?" for flag in near)
 
 
 def _gathered(words: list[str]) -> list[str]:

@@ -62,14 +62,18 @@ def format(cm3leon: CM3Leon) -> CM3LeonFormat:
 def test_ids_stand_in_the_order_of_chameleon() -> None:
     voc = CM3LEON_350M.vocabulary
     assert (voc.pad, voc.eos, voc.first_code, voc.eoss, voc.brk) == (1, 2, 4, 8196, 8197)
-    assert (voc.first_sentinel, voc.first_text, len(voc)) == (8198, 8710, 65_030)
+    assert (voc.first_sentinel, voc.first_text, len(voc)) == (8198, 9216, 65_536)
 
 
 def test_what_may_be_drawn() -> None:
     voc = Vocabulary(codes=3, sentinels=2, text_tokens=4)  # 0-3, codes 4-6, eoss 7, break 8, 9-10, text 11-14
     assert voc.allow(2, 8).nonzero().flatten().tolist() == [2, 8]
     assert voc.allow(codes=True).nonzero().flatten().tolist() == [4, 5, 6]
-    assert voc.allow(7, text=True).nonzero().flatten().tolist() == [7, 11, 12, 13, 14]
+    assert voc.allow(7, text=4).nonzero().flatten().tolist() == [7, 11, 12, 13, 14]
+    assert voc.allow(7, text=2).nonzero().flatten().tolist() == [7, 11, 12]  # a BPE that fills half of its ids
+    apart = Vocabulary(codes=3, sentinels=2, reserved=5, text_tokens=4)
+    assert (apart.first_text, len(apart)) == (16, 20)
+    assert apart.allow(text=4).nonzero().flatten().tolist() == [16, 17, 18, 19]
 
 
 # -------------------------------------------------------------------------------------------------- layout
@@ -112,6 +116,8 @@ def test_an_answer_with_a_picture_stands_where_it_is_said(format: CM3LeonFormat,
     assert shown(format, format.layout(talk("draw a cat", a))) == "<eos>|draw a cat|<break>|[16]|<eos>"
     edited = talk([a, "make it red"], b)
     assert shown(format, format.layout(edited)) == "<eos>|[16]|<break>|make it red|<break>|[16]|<eos>"
+    again = Document([*edited.turns, Turn("user", "now"), Turn("assistant", ["so", picture(2)])])
+    assert shown(format, format.layout(again)).endswith("<break>|now\nso|<break>|[16]|<eos>")
 
 
 def test_prompts(format: CM3LeonFormat, picture: Picture) -> None:
@@ -224,7 +230,10 @@ def allowed(format: CM3LeonFormat, step: Next) -> str:
     voc = format.vocabulary
     ids = set(step.allowed.nonzero().flatten().tolist())
     parts = []
-    for name, some in [("codes", range(voc.first_code, voc.eoss)), ("text", range(voc.first_text, len(voc)))]:
+    for name, some in [
+        ("codes", range(voc.first_code, voc.eoss)),
+        ("text", range(voc.first_text, voc.first_text + len(format.text))),
+    ]:
         if ids & set(some):
             assert set(some) <= ids
             parts.append(name)
@@ -386,7 +395,7 @@ def test_no_biases_no_norm_weights_and_one_table(cm3leon: CM3Leon) -> None:
 def test_published_sizes(config: CM3LeonConfig, decoder: float, total: float, bpe: BPE) -> None:
     """In millions; the totals are those of a vocabulary of 65,536."""
     with torch.device("meta"):
-        system = CM3Leon(replace(config, text_tokens=65_536 - 8_710), bpe)
+        system = CM3Leon(config, bpe)
     parts = {name: part.parameters / 1e6 for name, part in system.parts.items()}
     assert round(parts["decoder"], 1) == decoder
     assert round(parts["decoder"] + parts["embed"] + parts["positions"], 1) == total

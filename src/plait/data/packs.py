@@ -163,7 +163,8 @@ class Elements:
             sequences += made
         if self.data.policy == "stream":
             blocks = pack_stream(sequences, self.data.length)
-            rows = [[block] for block in blocks if len(block) > 1]  # one element alone predicts nothing
+            blocks = [self._transformed(block, number, i) for i, block in enumerate(blocks)]
+            rows = [[block.cut(0, self.data.length + 1)] for block in blocks if len(block) > 1]  # one predicts nothing
         else:
             packs = pack_isolated([len(sequence) for sequence in sequences], self.data.length)
             rows = [[sequences[i] for i in pack] for pack in packs]
@@ -179,11 +180,15 @@ class Elements:
     def _sequences(self, document: Document, g: int) -> list[Sequence]:
         if self.data.reads == "pictures":
             return [Sequence((span,)) for span in self.format.picture_spans(document)]
-        random = np.random.default_rng((self.data.seed, g))
-        sequence = self.format.layout(document, generator=random)
+        sequence = self.format.layout(document, generator=np.random.default_rng((self.data.seed, g)))
+        return [sequence if self.data.policy == "stream" else self._transformed(sequence, g)]
+
+    def _transformed(self, sequence: Sequence, *number: int) -> Sequence:
+        """The sequence after all transforms, which draw by its number: a document's, or (window, block) after a cut."""
+        random = np.random.default_rng((self.data.seed, 1, *number))
         for transform in self.data.transforms:
             sequence = transform(sequence, random)
-        return [sequence]
+        return sequence
 
 
 def in_order(data: Data) -> Any:

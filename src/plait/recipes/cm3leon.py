@@ -58,7 +58,7 @@ def _shapes() -> Recipe:
         build=functools.partial(build, config, documents),
         stages=(
             tokenizer_stage(config, {"shapes": pictures}, steps=1000),
-            pretrain_stage(config, {"shapes": documents}, steps=1300),
+            pretrain_stage(config, {"shapes": documents}, steps=1400),
         ),
         probes=_shapes_probes(),
         tasks=(
@@ -132,7 +132,7 @@ def pretrain_stage(config: CM3LeonConfig, sources: dict[str, Source], steps: int
         ),
         before=(start_codes,),
         steps=steps,
-        schedule=Schedule(warmup=30, decay=0.4),
+        schedule=Schedule(warmup=30),
         precision="bf16",
     )
 

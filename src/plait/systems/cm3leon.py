@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -53,6 +54,8 @@ class CM3LeonConfig:
     positions: int = 4096
     text_tokens: int = 56_320
     sentinels: int = 512
+    reserved: int = 0
+    """Ids between sentinels and text that nothing uses."""
     raster: bool = False
     """Codes also carry their place in the picture. Not in the paper: with running positions alone, a small model takes
     many times longer to find out where in a picture a code stands."""
@@ -69,16 +72,19 @@ class CM3LeonConfig:
     @property
     def vocabulary(self) -> Vocabulary:
         """Who has which ids."""
-        return Vocabulary(codes=self.image.codes, sentinels=self.sentinels, text_tokens=self.text_tokens)
+        return Vocabulary(
+            codes=self.image.codes, sentinels=self.sentinels, reserved=self.reserved, text_tokens=self.text_tokens
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The ids, in Chameleon's order: four specials, codes, <eoss>, <break>, sentinels, text."""
+    """The ids, in Chameleon's order: four specials, codes, <eoss>, <break>, sentinels, reserved ids, text."""
 
     codes: int
     sentinels: int
     text_tokens: int
+    reserved: int = 0
 
     pad: ClassVar[int] = 1
     eos: ClassVar[int] = 2
@@ -102,21 +108,21 @@ class Vocabulary:
     @property
     def first_text(self) -> int:
         """The first id of the BPE."""
-        return self.first_sentinel + self.sentinels
+        return self.first_sentinel + self.sentinels + self.reserved
 
     def __len__(self) -> int:
         return self.first_text + self.text_tokens
 
-    def allow(self, *ids: int, codes: bool = False, text: bool = False) -> Tensor:
-        """(v,) mask of what may be drawn."""
+    def allow(self, *ids: int, codes: bool = False, text: int = 0) -> Tensor:
+        """(v,) mask of what may be drawn: these ids, all codes or none, the first `text` text tokens."""
         mask = torch.zeros(len(self), dtype=torch.bool)
         mask[list(ids)] = True
         mask[self.first_code : self.eoss] = codes
-        mask[self.first_text :] = text
+        mask[self.first_text : self.first_text + text] = True
         return mask
 
 
-_PAPER = functools.partial(CM3LeonConfig, image=VQGANConfig())
+_PAPER = functools.partial(CM3LeonConfig, image=VQGANConfig(), reserved=506)  # 65,536 ids, as Chameleon has
 CM3LEON_350M = _PAPER(width=1024, depth=24, heads=16)
 CM3LEON_760M = _PAPER(width=1536, depth=24, heads=16)
 CM3LEON_7B = _PAPER(width=4096, depth=32, heads=32)
@@ -347,7 +353,8 @@ class CM3LeonFormat(Format):
             return Stop("filled")
         if filled and emitted[-1].kind == "text":
             return Forced((voc.first_sentinel + answered + filled,))
-        return Next(kind="text", head="token", allowed=voc.allow(voc.eoss, text=True), ends=frozenset([voc.eoss]))
+        allowed = voc.allow(voc.eoss, text=len(self.text))
+        return Next(kind="text", head="token", allowed=allowed, ends=frozenset([voc.eoss]))
 
     def _continue(self, last: Piece | None, max_images: int, emitted: Items[Emitted]) -> Next | Stop:
         voc = self.vocabulary
@@ -364,7 +371,7 @@ class CM3LeonFormat(Format):
             n = self.config.image.codes_per_image
             return Next(kind="image", head="code", allowed=voc.allow(codes=True), length=n)
         ends = [voc.eos] + ([voc.brk] if after_image or drawn < max_images else [])
-        allowed = voc.allow(*ends, text=not after_image)
+        allowed = voc.allow(*ends, text=0 if after_image else len(self.text))
         return Next(kind="text", head="token", allowed=allowed, ends=frozenset(ends))
 
     def read_text(self, run: Emitted) -> str:
@@ -424,7 +431,9 @@ def _asked(document: Document, open: bool) -> tuple[list[Piece], list[str]]:
         return list(document.pieces), []
     answers = [turn for turn in turns if turn.role == "assistant"]
     if any(not isinstance(piece, Text) for turn in answers for piece in turn.pieces):
-        return list(document.pieces), []
+        said = [list(turn.pieces) for turn in turns if turn.pieces]
+        apart = [[Text("\n")] if isinstance(a[-1], Text) and isinstance(b[0], Text) else [] for a, b in pairwise(said)]
+        return [piece for turn, between in zip(said, [*apart, []], strict=True) for piece in [*turn, *between]], []
     text: list[Piece] = []
     for turn in turns:
         if turn.role == "assistant":

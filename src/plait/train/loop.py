@@ -161,8 +161,8 @@ class Loop:
         for batch in batches:
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"):
                 terms = objective(self.system, self.companions, batch, self.generator)
-            parts = [weights[name] / counts[name] * term for name, term in terms.items() if counts[name]]
-            loss = torch.stack(parts).sum()
+            parts = [weights[name] / max(counts[name], 1e-9) * term for name, term in terms.items()]
+            loss = torch.stack(parts).sum()  # a term without targets is 0
             (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP means over ranks
             for name, term in terms.items():
                 sums[name] += float(term.detach())
@@ -183,18 +183,19 @@ class Loop:
             record |= {"loss": total, "lr": updater.optimisers[0].param_groups[0]["lr"]}
         return record
 
-    def _count(self, objective: Objective, batches: Iterable[Batch]) -> dict[str, float]:
+    def _count(self, objective: Objective, batches: list[Batch]) -> dict[str, float]:
         """Counts over all elements and ranks.
 
         Raises:
-            TrainingError: all are zero.
+            TrainingError: all are zero, and not because pictures could not be read.
         """
         own: dict[str, float] = {}
         for batch in batches:
             for name, count in objective.counts(batch).items():
                 own[name] = own.get(name, 0.0) + count
-        total = all_sum(torch.tensor(list(own.values()), dtype=torch.float64)).tolist()
-        if not any(total):
+        broken = sum(float(batch.broken) for batch in batches)
+        *total, unread = all_sum(torch.tensor([*own.values(), broken], dtype=torch.float64)).tolist()
+        if not any(total) and not unread:
             raise TrainingError(
                 f"step {self.step} of {self.stage.name}: 0 targets for {sorted(own)}; check layout and data"
             )
