@@ -81,7 +81,7 @@ def test_a_stage_fits_its_sizes(cm3leon_config: CM3LeonConfig) -> None:
         assert ("places.*" in stage.updates[0].optimisers[1].train) == raster
         (mask,) = stage.data.transforms
         voc = config.vocabulary
-        assert mask.sentinels == tuple(range(voc.first_sentinel, voc.first_text))
+        assert mask.sentinels == tuple(range(voc.first_sentinel, voc.first_sentinel + 4))
         assert (mask.end, mask.boundaries) == (voc.eoss, (voc.brk, voc.eos))
     tokenizer = tokenizer_stage(cm3leon_config, {"a": [Document("a")]}, steps=3)
     assert (tokenizer.data.reads, tokenizer.data.length) == ("pictures", 15)

@@ -172,6 +172,15 @@ def test_losses_of_data_are_counted(make: Make, stages: dict[str, Stage], pictur
     assert all(sum(record[name] for record in records) for name in ("broken", "skipped", "cut"))
 
 
+def test_a_step_of_pictures_that_cannot_be_read_is_no_error(make: Make, stages: dict[str, Stage]) -> None:
+    stage = stages["pretrain"]
+    torn = [Document(["torn", Image(b"nonsense")])]
+    stage = replace(stage, data=replace(stage.data, sources={"torn": torn}, window=2, rows=1))
+    (record,) = train(make(), stage, 1)
+    assert record["loss"] == record["grad_norm"] == 0
+    assert record["broken"] == record["sequences"] > 0
+
+
 def test_a_stage_prepares_the_system_once(make: Make, stages: dict[str, Stage]) -> None:
     calls: list[Any] = []
     stage = replace(stages["pretrain"], before=(calls.append,))
