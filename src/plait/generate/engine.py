@@ -171,6 +171,10 @@ class Engine:
         self._waiting = deque(request for request in self._waiting if request.number != number)
         self._leave({request for request in self._active if request.number == number})
 
+    def runs(self, number: int) -> list[Emitted]:
+        """The runs of a running request so far, the last one unfinished; of any other, none."""
+        return next((request.runs for request in self._active if request.number == number), [])
+
     @property
     def busy(self) -> bool:
         """Whether any request is waiting or running."""

@@ -107,7 +107,7 @@ class Model:
         The chunks of text, joined, are the text that `generate` gives for the same settings.
         """
         settings = _settings(settings, overrides)
-        engine = _Open(self.system, len(self.format.streams(document, settings.guidance).rows))
+        engine = Engine(self.system, len(self.format.streams(document, settings.guidance).rows))
         number = engine.submit(document, settings)
         at, drawn, said = 0, 0, ""  # the run that is being told, pictures before it, and what was told of it
         while engine.busy:
@@ -201,14 +201,6 @@ class Model:
         for (reader, _), image in pictures.items():
             collate.prepare[reader](image)  # raises, where a batch would hold a blank in place of a broken picture
         return collate([[sequence] for sequence in sequences], shift=shift).to(self.system.device)
-
-
-class _Open(Engine):
-    """An engine that lets the runs of a request be seen while they grow."""
-
-    def runs(self, number: int) -> list[Emitted]:
-        """The runs so far, the last one unfinished."""
-        return next((request.runs for request in self._active if request.number == number), [])
 
 
 def load(directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:

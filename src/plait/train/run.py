@@ -157,7 +157,7 @@ class Run:
 
     def _tidy(self, loop: Loop, step: int) -> None:
         began = step - loop.step
-        inside = [path for path in self._saved() if began < _number(path) < step or _number(path) == step]
+        inside = [path for path in self._saved() if began < _number(path) <= step]
         for path in inside[:-KEPT]:
             shutil.rmtree(path)
 
