@@ -5,8 +5,9 @@ Plait is imported inside the fixtures: shapes are checked only in modules import
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ import PIL.Image
 import pytest
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from plait.document import Image
     from plait.systems.cm3leon import CM3Leon, CM3LeonConfig
     from plait.text.bpe import BPE
@@ -89,3 +92,15 @@ def picture() -> Callable[[int], Image]:
         return Image(PIL.Image.fromarray(pixels))
 
     return make
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
+    """A group of this process alone: everything is sharded, over one."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()

@@ -287,15 +287,20 @@ class Collator:
         self.readers = tuple(prepare)
 
     def arrays(self, rows: list[list[Sequence]], *, shift: bool = True) -> dict[str, NDArray[Any]]:
-        """The arrays of a batch; pictures that cannot be read become blanks, their sequences lose their targets.
+        """The arrays of a batch.
+
+        Pictures that cannot be read become blanks, and their sequences lose their targets; those that never had one,
+        and stand for their pictures alone, are left out. Both are counted as broken.
 
         Args:
             rows: the sequences of each row.
             shift: leave out the last element of each sequence as input (training); False for prompts.
         """
         pixels: dict[str, list[NDArray[np.float32]]] = {reader: [] for reader in self.readers}
-        places = [[self._read(sequence, pixels) for sequence in row] for row in rows]
-        width = max(sum(len(s) - shift for s, *_ in row) for row in places)
+        wanted = {reader for row in rows for sequence in row for reader, _ in sequence.pictures}
+        read = [[self._read(sequence, pixels) for sequence in row] for row in rows]
+        places = [[(sequence, where) for sequence, where, _ in row if len(sequence)] for row in read]
+        width = max(sum(len(sequence) - shift for sequence, _ in row) for row in places)
         shape = (len(rows), width)
         out: dict[str, NDArray[Any]] = {
             "ids": np.zeros(shape, np.int64),
@@ -304,13 +309,13 @@ class Collator:
             "block": np.full(shape, -1, np.int64),
             "place": np.full(shape, -1, np.int64),
             "sequences": np.array(sum(len(row) for row in rows)),
-            "broken": np.array(sum(broken for row in places for *_, broken in row)),
+            "broken": np.array(sum(broken for row in read for *_, broken in row)),
         }
         slots = {reader: _Columns() for reader in self.readers}
         targets: dict[str, _Columns] = {}
         for r, row in enumerate(places):
             column = blocks = 0
-            for d, (sequence, where, _) in enumerate(row):
+            for d, (sequence, where) in enumerate(row):
                 inputs = len(sequence) - shift
                 here = slice(column, column + inputs)
                 out["document"][r, here] = d
@@ -324,8 +329,9 @@ class Collator:
                     at += span.length
                 column += inputs
         for reader, columns in slots.items():
-            if pixels[reader]:
-                out[f"slots/{reader}/pictures"] = _stack(pixels[reader], reader)
+            if reader in wanted:
+                out[f"slots/{reader}/pictures"] = _stack(pixels[reader], reader, self.shape[reader])
+                columns.add(0, at=0, image=0, offset=0)  # all may have been broken
                 out |= columns.arrays(f"slots/{reader}")
         for kind, columns in targets.items():
             out |= columns.arrays(f"targets/{kind}")
@@ -355,16 +361,24 @@ class Collator:
     def _read(
         self, sequence: Sequence, pixels: dict[str, list[NDArray[np.float32]]]
     ) -> tuple[Sequence, dict[tuple[str, int], int], int]:
-        """Reads the pictures of a sequence into `pixels`; tells their numbers and whether one was broken."""
-        where: dict[tuple[str, int], int] = {}
+        """Reads the pictures of a sequence into `pixels`.
+
+        Returns the sequence as it is placed, the numbers of its pictures, and whether one was broken.
+        """
+        found: list[tuple[str, Image, NDArray[np.float32]]] = []
         broken = 0
         for reader, image in sequence.pictures:
-            where[reader, id(image)] = len(pixels[reader])
             try:
-                pixels[reader].append(self.prepare[reader](image))
+                found.append((reader, image, self.prepare[reader](image)))
             except ImageError:
                 broken = 1
-                pixels[reader].append(np.zeros(self.shape[reader], np.float32))
+                found.append((reader, image, np.zeros(self.shape[reader], np.float32)))
+        if broken and not any(span.targets for span in sequence.spans):
+            return Sequence(()), {}, broken
+        where: dict[tuple[str, int], int] = {}
+        for reader, image, values in found:
+            where[reader, id(image)] = len(pixels[reader])
+            pixels[reader].append(values)
         return (sequence.without_targets() if broken else sequence), where, broken
 
     def _place(
@@ -404,7 +418,10 @@ class Collator:
                 )
 
 
-def _stack(pictures: list[NDArray[np.float32]], reader: str) -> NDArray[np.float32]:
+def _stack(pictures: list[NDArray[np.float32]], reader: str, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """(m, 3, height, width); m may be 0."""
+    if not pictures:
+        return np.zeros((0, *shape), np.float32)
     shapes = {picture.shape for picture in pictures}
     if len(shapes) > 1:
         raise DocumentError(f"reader {reader!r} got pictures of {len(shapes)} shapes {sorted(shapes)}: one is needed")

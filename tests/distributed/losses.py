@@ -1,4 +1,4 @@
-"""Run by torchrun or alone: some steps of the CM3 stage of a very small CM3Leon; rank 0 prints its losses as JSON."""
+"""Run by torchrun or alone: some steps of a stage of a very small CM3Leon; rank 0 prints its losses as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from plait.data.shapes import Shapes
 from plait.nn.vqgan import VQGANConfig
-from plait.recipes.cm3leon import build, pretrain_stage
+from plait.recipes.cm3leon import build, pretrain_stage, tokenizer_stage
 from plait.systems.cm3leon import CM3LeonConfig
 from plait.train import parallel
 from plait.train.loop import Loop
@@ -38,19 +38,20 @@ CONFIG = CM3LeonConfig(
 )
 
 
-def main(steps: int, optimiser: str) -> None:
+def main(steps: int, variant: str) -> None:
     """Prints {"loss": [...], "grad_norm": [...], "tokens": [...]}.
 
-    In fp32: bf16 rounds by the shape of a batch, which ranks change. With "adamw" for every parameter, as published,
-    or with the recipe's own Muon, whose iterations are bf16 in PyTorch.
+    In fp32: bf16 rounds by the shape of a batch, which ranks change. The CM3 stage with "adamw" for every parameter, as
+    published, or with the recipe's own "muon", whose iterations are bf16 in PyTorch; or the stage "tokenizer".
     """
     torch.set_num_threads(1)
     ranks = parallel.join()
     torch.manual_seed(0)
     documents = Shapes(seed=1, length=10_000, objects=(1, 2, 3), mix={"draw": 0.5, "both": 0.5})
     system = build(CONFIG, documents)
-    stage = replace(pretrain_stage(CONFIG, {"shapes": documents}, steps=steps), precision="fp32")
-    if optimiser == "adamw":
+    make = tokenizer_stage if variant == "tokenizer" else pretrain_stage
+    stage = replace(make(CONFIG, {"shapes": documents}, steps=steps), precision="fp32")
+    if variant == "adamw":
         adamw = Optimiser(train=("decoder.*", "embed.*", "positions.*"), lr=1e-3, eps=1e-6)
         stage = replace(stage, updates=(replace(stage.updates[0], optimisers=(adamw,)),))
     loop = Loop(system, stage, ranks)

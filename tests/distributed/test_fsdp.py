@@ -14,8 +14,8 @@ SCRIPT = Path(__file__).parent / "losses.py"
 STEPS = 20
 
 
-def losses(ranks: int, optimiser: str) -> dict[str, list[float]]:
-    words = [str(SCRIPT), str(STEPS), optimiser]
+def losses(ranks: int, variant: str) -> dict[str, list[float]]:
+    words = [str(SCRIPT), str(STEPS), variant]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *words] if ranks == 1 else [*launcher, *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -42,3 +42,12 @@ def test_two_ranks_give_the_losses_of_one() -> None:
 @pytest.mark.timeout(300)
 def test_two_ranks_under_muon() -> None:
     compare("muon", 1e-3)  # its iterations round to bf16: a last bit of a gradient can move an update by 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_ranks_train_a_tokenizer() -> None:
+    """Each rank draws places for codes from its own pictures: the losses are like those of one, not the same."""
+    one, two = losses(1, "tokenizer")["loss"], losses(2, "tokenizer")["loss"]
+    assert two[0] == pytest.approx(one[0], rel=1e-4)
+    assert two[-1] == pytest.approx(one[-1], rel=0.3) and two[-1] < two[0] / 2

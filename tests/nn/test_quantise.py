@@ -82,7 +82,7 @@ def test_spread_finds_clusters() -> None:
 
 def run(upkeep: CodebookUpkeep, quantiser: VectorQuantiser, z: Tensor, step: int) -> None:
     upkeep.observe(quantiser(z), seeded(step))
-    upkeep.update(quantiser, upkeep.take(), step, seeded(step))
+    upkeep.update(quantiser.codebook.weight, upkeep.take(), step, seeded(step))
 
 
 def test_the_first_step_places_codes_among_the_vectors() -> None:
@@ -126,7 +126,7 @@ def test_upkeep_of_parts_joined_is_upkeep_of_the_whole() -> None:
             sums=sum((s.sums for s in seen), torch.zeros(8, 4)),
             pool=torch.cat([s.pool for s in seen]),
         )
-        upkeep.update(quantiser, joined, 1, seeded())
+        upkeep.update(quantiser.codebook.weight, joined, 1, seeded())
         tables.append(quantiser.codebook.weight.data)
     torch.testing.assert_close(tables[0], tables[1])
 

@@ -176,9 +176,12 @@ class CodebookUpkeep(nn.Module):
         return seen
 
     @torch.no_grad()
-    def update(self, quantiser: VectorQuantiser, seen: Observed, step: int, generator: torch.Generator) -> None:
-        """One round of upkeep from what all ranks saw; every rank must call it with the same values and generator."""
-        table, total = quantiser.codebook.weight, seen.counts.sum()
+    def update(self, table: Float[Tensor, "k c"], seen: Observed, step: int, generator: torch.Generator) -> None:
+        """One round of upkeep of the whole `table`, in place, from what all ranks saw.
+
+        Every rank must call it with the same values and generator.
+        """
+        total = seen.counts.sum()
         if not len(seen.pool):
             return
         self.usage.lerp_(seen.counts / total.clamp_min(1), 1 - self.decay)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def _ranks() -> int:
@@ -34,3 +38,15 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
     gathered = [torch.empty_like(padded) for _ in range(ranks)]
     dist.all_gather(gathered, padded)
     return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
+
+
+@contextlib.contextmanager
+def gathered(tensor: Tensor) -> Iterator[Tensor]:
+    """The whole of a tensor, sharded or not, to be changed in place by all ranks alike; a collective call."""
+    if not isinstance(tensor, DTensor):
+        yield tensor
+        return
+    with torch.no_grad():
+        full = tensor.full_tensor().clone()  # free of the shards, to be changed
+        yield full
+        tensor.copy_(distribute_tensor(full, tensor.device_mesh, tensor.placements))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from plait.errors import ConfigError
 from plait.nn.quantise import CodebookUpkeep, Observed
 from plait.nn.vqgan import VQGAN, Discriminator
-from plait.objectives.gather import all_gather_rows, all_sum
+from plait.objectives.gather import all_gather_rows, all_sum, gathered
 
 
 class HasTokenizer(Protocol):
@@ -102,7 +102,8 @@ class Reconstruct:
             ConfigError: a companion is missing, or given without use.
         """
         self._check(companions)
-        pixels, made = batch.images, system.image_tokenizer(batch.images)
+        pixels, worth = _pictures(batch)
+        made = system.image_tokenizer(pixels)
         difference = made.pixels.float() - pixels.float()
         error = difference.square() if self.pixel == "squared" else difference.abs()
         terms = {
@@ -117,9 +118,9 @@ class Reconstruct:
             last = system.image_tokenizer.decoder.conv_out.weight
             terms["adversarial"] = _adversarial(self.adversary, companions["discriminator"], made.pixels, nll, last)
         upkeep = companions.get("upkeep")
-        if isinstance(upkeep, CodebookUpkeep) and torch.is_grad_enabled():
+        if isinstance(upkeep, CodebookUpkeep) and worth and torch.is_grad_enabled():
             upkeep.observe(made.quantised, generator)
-        return terms
+        return {name: worth * term for name, term in terms.items()}
 
     def after_step(
         self, system: HasTokenizer, companions: Mapping[str, nn.Module], step: int, generator: torch.Generator
@@ -133,7 +134,8 @@ class Reconstruct:
         if isinstance(upkeep, CodebookUpkeep):
             seen = upkeep.take()
             everywhere = Observed(counts=all_sum(seen.counts), sums=all_sum(seen.sums), pool=all_gather_rows(seen.pool))
-            upkeep.update(system.image_tokenizer.quantiser, everywhere, step, generator)
+            with gathered(system.image_tokenizer.quantiser.codebook.weight) as table:
+                upkeep.update(table, everywhere, step, generator)
 
     def _check(self, companions: Mapping[str, nn.Module]) -> None:
         wanted = {"perceptual": bool(self.perceptual), "discriminator": self.adversary is not None}
@@ -168,9 +170,17 @@ class Discriminate:
         assert isinstance(discriminator, Discriminator)
         if not self.adversary.joined(discriminator):
             return {"hinge": _nothing(discriminator)}
+        pixels, worth = _pictures(batch)
         with torch.no_grad():
-            made = system.image_tokenizer(batch.images).pixels
-        return {"hinge": hinge(discriminator(batch.images), discriminator(made)).sum()}
+            made = system.image_tokenizer(pixels).pixels
+        return {"hinge": worth * hinge(discriminator(pixels), discriminator(made)).sum()}
+
+
+def _pictures(batch: HasImages) -> tuple[Tensor, float]:
+    """The pictures and 1; where all were broken, a blank and 0: every rank must take part in what follows."""
+    if len(batch.images):
+        return batch.images, 1.0
+    return batch.images.new_zeros(1, *batch.images.shape[1:]), 0.0
 
 
 def hinge(real: Tensor, made: Tensor) -> Tensor:

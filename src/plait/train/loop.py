@@ -131,7 +131,6 @@ class Loop:
         began = time.perf_counter()
         due = [updater for updater in self.updaters if self.step % updater.update.period == 0]
         factor = self.stage.schedule.factor(self.step, self.stage.steps)
-        self.system.train()
         record: dict[str, Any] = {}
         waited = 0.0
         lost = torch.zeros(4)
@@ -213,10 +212,12 @@ class Loop:
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def _trainable(self, names: Iterable[str]) -> None:
-        """Gradients for these parameters and no others."""
+        """Gradients for these parameters and no others; parts of the system without any are at rest (`eval`)."""
         wanted = set(names)
         for name, parameter in optim.named_parameters(self.system, self.companions).items():
             parameter.requires_grad_(name in wanted)
+        for part in self.system.parts.values():
+            part.module.train(any(parameter.requires_grad for parameter in part.module.parameters()))
 
     @torch.no_grad()
     def _follow(self) -> None:
