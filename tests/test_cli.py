@@ -201,6 +201,16 @@ def test_templates_keep_their_spaces() -> None:
     assert command.template == ("a {name}.", "the {name}")
 
 
+def test_an_import_counts_what_it_left_out(say: Say, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / "cat" / "a.png")
+    (tmp_path / "pictures" / "cat" / "b.png").write_text("no picture")
+    said = say("data", "import", "classes", str(tmp_path / "pictures"), "--out", str(tmp_path / "out"))
+    assert said.code == 0
+    rows = dict(re.findall(r"(\w+) +│ (\S+)", said.out))
+    assert (rows["broken"], rows["missing"]) == ("1", "0")
+
+
 def test_help_names_every_command(say: Say) -> None:
     said = say("--help")
     assert said.code == 0

@@ -53,6 +53,14 @@ class Blank:
     kind: str = "text"
 
 
+@dataclass(frozen=True)
+class Scaled:
+    by: float
+
+    def __call__(self, x: float) -> float:
+        return self.by * x
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     name: str
@@ -83,7 +91,15 @@ class Run:
 RUN = Run(
     stages=(
         Stage(name="align", steps=3, weights={"loss.image": 1, "text": 0.5}, open=Cosine(peak=0.1)),
-        Stage(name="tune", steps=5, lr=Constant(peak=2e-4), clip=None, precision=Precision.brain, alternative=Cosine()),
+        Stage(
+            name="tune",
+            steps=5,
+            lr=Constant(peak=2e-4),
+            clip=None,
+            precision=Precision.brain,
+            act=Scaled(2.0),
+            alternative=Cosine(),
+        ),
     ),
     extra=(Constant(peak=3.0), {"a": (1, 2)}),
 )
@@ -100,6 +116,7 @@ def test_plain_form() -> None:
     assert tune["alternative"] == {"peak": 1e-3, "warmup": 10}  # nothing to choose from
     assert tune["precision"] == "brain" and tune["data"] == "data" and tune["clip"] is None
     assert align["act"] == f"{__name__}:relu" and align["schedule"] == f"{__name__}:Cosine"
+    assert tune["act"] == {"kind": f"{__name__}:Scaled", "by": 2.0}
     assert align["betas"] == [0.9, 0.95]
 
 

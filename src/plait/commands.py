@@ -301,7 +301,7 @@ def _flat(scores: Any, path: str = "") -> list[tuple[str, str]]:
 
 def _counted(report: dict[str, Any]) -> dict[str, Any]:
     """Lists by their lengths: the full ones stand in report.json."""
-    return {key: len(value) if isinstance(value, list) else value for key, value in report.items()}
+    return {key: len(value) if isinstance(value, list | tuple) else value for key, value in report.items()}
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:

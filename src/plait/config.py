@@ -217,7 +217,8 @@ def _build(declared: Any, value: Any, path: str) -> Any:
         key, item = typing.get_args(declared) or (Any, Any)
         return {_build(key, k, _join(path, k)): _build(item, v, _join(path, k)) for k, v in value.items()}
     if origin in (Callable, type):
-        return _named(value, declared, path)
+        called = origin is Callable and _tag(value)  # an object that is called, such as a transform of sequences
+        return _build_untyped(value, path) if called else _named(value, declared, path)
     if isinstance(origin, type) and dataclasses.is_dataclass(origin) and (not _tag(value) or "kind" in _hints(origin)):
         return _build_dataclass(origin, value, path)
     if isinstance(origin, type) and origin is not object and origin is not Any:

@@ -10,8 +10,10 @@ import pytest
 
 from plait import recipes
 from plait.config import from_plain, read_yaml, to_plain
+from plait.data.shards import ShardSource, ShardWriter
+from plait.document import Document
 from plait.errors import ConfigError, InputError
-from plait.recipes import Imported, find
+from plait.recipes import find
 from plait.train.run import Run
 from plait.train.stage import Recipe
 
@@ -209,13 +211,10 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_imported_documents_are_a_setting(tmp_path: Path) -> None:
-    from plait.data.shards import ShardWriter
-    from plait.document import Document
-
     with ShardWriter(tmp_path / "data" / "train") as writer:
         writer.add("a", Document("one"))
-    source = Imported(tmp_path / "data", "train")
+    source = ShardSource(tmp_path / "data", "train")
     assert len(source) == 1 and source[0].text == "one"
     plain = to_plain(source)
     assert plain == {"root": str(tmp_path / "data" / "train")}
-    assert len(from_plain(Imported, plain)) == 1
+    assert len(from_plain(ShardSource, plain)) == 1

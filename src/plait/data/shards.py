@@ -21,6 +21,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -137,11 +138,12 @@ class ShardWriter:
         self._samples = []
 
 
+@dataclass(init=False, eq=False)
 class ShardSource:
     """The documents of a folder of shards (or of one tar), by number; pictures are read when they are opened.
 
-    It can be pickled and shared by threads. A tar without an index gets one, beside it or, in a folder that cannot
-    be written, in memory.
+    As a setting of a run it is the folder. It can be pickled and shared by threads. A tar without an index gets one,
+    beside it or, in a folder that cannot be written, in memory.
 
     Args:
         root: a folder of tars, a folder with one such folder for each split, or one tar.
@@ -150,6 +152,8 @@ class ShardSource:
     Raises:
         InputError: no shards, a shard that is missing or cut, several splits and none chosen.
     """
+
+    root: Path
 
     def __init__(self, root: str | Path, split: str | None = None) -> None:
         self.root = _find(Path(root), split)

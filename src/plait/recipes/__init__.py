@@ -9,22 +9,13 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from plait.checkpoints.outside import from_file, is_outside
 from plait.config import override
-from plait.data.shards import ShardSource
 from plait.errors import ConfigError
 from plait.train.stage import Recipe
-
-
-@dataclass(init=False, eq=False)
-class Imported(ShardSource):
-    """The documents of an imported directory, as a setting: config.yaml says where they lie."""
-
-    root: Path
 
 
 def find(address: str, assignments: Iterable[str] = ()) -> Recipe:

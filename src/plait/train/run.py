@@ -10,6 +10,7 @@ scores.json, report.html, report.json    when all stages are done
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import json
 import os
@@ -40,7 +41,7 @@ from plait.train.report import write_report
 from plait.train.stage import Probe, Recipe, Stage
 
 PROBE_ROWS = 64
-KEPT = 2  # checkpoints within a stage; the last of each stage stays
+KEPT = 2  # checkpoints of the stage under way; of those behind it, the last stays
 
 
 class Run:
@@ -158,7 +159,8 @@ class Run:
     def _tidy(self, loop: Loop, step: int) -> None:
         began = step - loop.step
         inside = [path for path in self._saved() if began < _number(path) <= step]
-        for path in inside[:-KEPT]:
+        kept = 1 if loop.step == loop.stage.steps else KEPT
+        for path in inside[:-kept]:
             shutil.rmtree(path)
 
     def _saved(self) -> list[Path]:
@@ -212,10 +214,10 @@ class Run:
         mine = {
             "name": self.recipe.name,
             "build": _called(self.recipe.build),
-            "stages": [_described(stage) for stage in self.recipe.stages],
+            "stages": to_plain(self.recipe.stages),
         }
         if path.exists():
-            changed = difference(read_yaml(path), mine)
+            changed = difference(_essence(read_yaml(path)), _essence(to_plain(mine)))
             if changed:
                 raise ConfigError(
                     f"{self.directory} holds a run that differs in {len(changed)} settings, such as {changed[0]}; "
@@ -275,11 +277,14 @@ def _called(build: Callable[[], System]) -> Any:
     return build
 
 
-def _described(stage: Stage) -> Any:
-    """What makes a run what it is: everything but where and how fast it is prepared."""
-    plain = to_plain(stage)
-    del plain["data"]["workers"]
-    return plain
+def _essence(config: Any) -> Any:
+    """What makes a run what it is: all but how fast its batches and steps are, and how often it is saved and probed."""
+    config = copy.deepcopy(config)
+    for stage in config.get("stages", ()):
+        for name in ("compile", "save_every", "probe_every"):
+            stage.pop(name, None)
+        stage["data"].pop("workers", None)
+    return config
 
 
 def _told(probe: Probe, text: str, image: str | None) -> dict[str, Any]:
