@@ -104,6 +104,11 @@ def test_the_groups(perfect):
             "never seen": 24 * each,
         }
     assert sum(group["n"] for group in perfect["vqa"]["by_kind"].values()) == 120
+    for task, asked in (("vqa", 120), ("draw", 60)):  # wordings are read there, those of the test alone among them
+        groups = {key: group["n"] for key, group in perfect[task]["by_wordings"].items()}
+        assert set(groups) == {"seen", "never seen"} and sum(groups.values()) == asked
+        assert 0 < groups["never seen"] < asked / 3
+    assert "by_wordings" not in perfect["caption"]
     assert json.loads(json.dumps(perfect)) == perfect
 
 

@@ -116,6 +116,8 @@ class _Mark:
     item: Item
     value: Any
     kind: str = ""
+    seen: bool = True
+    """Whether the wording that was read occurs in training."""
 
 
 _Measure = Callable[[Sequence[_Mark]], dict[str, Any]]
@@ -155,7 +157,8 @@ class ShapesQuestions:
     held: Held = field(default_factory=Held)
 
     def run(self, model: Model) -> dict[str, Any]:
-        """{"accuracy", "n", "blind_accuracy", "majority_accuracy", "by_objects", "by_pairs", "by_kind"}."""
+        """{"accuracy", "n", "blind_accuracy", "majority_accuracy"}, and the groups "by_objects", "by_pairs",
+        "by_wordings" and "by_kind"."""
         asked = [(item, question) for item in self.held.items() for question in item.example.questions]
         counted = [(item, question) for item, question in asked if item.counts]
         seeing = [self._prompt(item.example.scene, question) for item, question in asked]
@@ -194,12 +197,15 @@ class ShapesDraw:
     seed: int = 0
 
     def run(self, model: Model) -> dict[str, Any]:
-        """{"object_accuracy", "exact", "n", "by_objects", "by_pairs"}."""
+        """{"object_accuracy", "exact", "n", "by_objects", "by_pairs", "by_wordings"}."""
         items = self.held.items()
         settings = Settings(max_new_tokens=0, guidance=self.guidance, image=self.sampling, seed=self.seed)
         prompts = [Document([Text(item.example.caption), Blank("image")]) for item in items]
         replies = model.generate(prompts, settings)
-        marks = [_Mark(item, _drawn(item.example.scene, reply)) for item, reply in zip(items, replies, strict=True)]
+        marks = [
+            _Mark(item, _drawn(item.example.scene, reply), seen=item.example.caption_seen)
+            for item, reply in zip(items, replies, strict=True)
+        ]
         return _scores(marks, _object_accuracy)
 
 
@@ -230,15 +236,21 @@ def majority(seed: int, count: int = MAJORITY_QUESTIONS) -> Callable[[Question],
 
 
 def _scores(marks: Sequence[_Mark], measure: _Measure) -> dict[str, Any]:
-    """The figures at the top, and groups by the number of objects and by pairs."""
+    """The figures at the top, and groups by the number of objects, by pairs, and of those at the top by wordings."""
     counted = [mark for mark in marks if mark.item.counts]
     known = [mark for mark in marks if mark.item.pairs == "seen"]
     numbers = sorted({mark.item.objects for mark in known})
     unknown = [mark for mark in marks if mark.item.pairs == "held-out"]
+    worded = {name: [mark for mark in counted if mark.seen == (name == "seen")] for name in ("seen", "never seen")}
     return {
         **measure(counted),
         "by_objects": {str(number): measure([m for m in known if m.item.objects == number]) for number in numbers},
         "by_pairs": {"seen": measure(counted), **({"never seen": measure(unknown)} if unknown else {})},
+        **(
+            {"by_wordings": {name: measure(some) for name, some in worded.items() if some}}
+            if worded["never seen"]
+            else {}
+        ),
     }
 
 
@@ -250,7 +262,7 @@ def _object_f1(marks: Sequence[_Mark]) -> dict[str, Any]:
 
 
 def _mark(item: Item, question: Question, reply: Reply) -> _Mark:
-    return _Mark(item, correct(question, reply.text), question.kind)
+    return _Mark(item, correct(question, reply.text), question.kind, question.seen)
 
 
 def _accuracy(marks: Sequence[_Mark]) -> dict[str, Any]:

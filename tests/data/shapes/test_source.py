@@ -98,7 +98,7 @@ def test_the_words_are_few():
             for piece in source[i]:
                 if isinstance(piece, Text):
                     words.update(piece.text.replace(".", " ").replace(",", " ").replace("?", " ").split())
-    assert len(words) == 77
+    assert len(words) == 78
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,8 @@ def test_the_words_are_few():
         ({"mix": {"draw": 2, "both": -1}}, "shares"),
         ({"length": -1}, "length=-1"),
         ({"questions_each": 0}, "questions_each=0"),
+        ({"asks": {"relation": 0.0}}, "asks="),
+        ({"asks": {"count": 1.0, "age": 1.0}}, "asks="),
         ({"pairs": "held-out"}, "split='test'"),
         ({"pairs": "odd", "split": "test"}, "'odd'"),
     ],

@@ -7,7 +7,7 @@ training, nor does a question that names a held-out pair of colour and shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from plait.data.shapes.chance import Chance
@@ -15,6 +15,7 @@ from plait.data.shapes.language import PLACE_WORDS
 from plait.data.shapes.split import HELD_OUT_PAIRS
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene
 
+TRIES = 256  # draws of a kind that the scene may turn down
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # Shares of the kinds. What is answered by yes or no (the last three, less a part of comparison, and a third of
@@ -42,20 +43,31 @@ class Question:
 
 
 WORDINGS: dict[str, tuple[str, ...]] = {
-    "colour": ("what colour is {a}?", "which colour does {a} have?", "what is the colour of {a}?"),
-    "shape": ("what shape is {a}?", "which shape does {a} have?", "what is the shape of {a}?"),
-    "place": ("where is {a}?", "in which place is {a}?", "what is the place of {a}?"),
-    "count": ("how many {b} are there?", "how many {b} do you see?", "what is the number of {b}?"),
+    "colour": (
+        "what colour is {a}?",
+        "which colour does {a} have?",
+        "what is the colour of {a}?",
+        "{a} has which colour?",
+    ),
+    "shape": ("what shape is {a}?", "which shape does {a} have?", "what is the shape of {a}?", "{a} has which shape?"),
+    "place": ("where is {a}?", "in which place is {a}?", "what is the place of {a}?", "{a} is where?"),
+    "count": (
+        "how many {b} are there?",
+        "how many {b} do you see?",
+        "what is the number of {b}?",
+        "you see how many {b}?",
+    ),
     "beside": ("what is {r} {a}?", "which object is {r} {a}?", "what do you see {r} {a}?"),
     "is beside": ("is {a} {r} {b}?", "do you see {a} {r} {b}?"),
     "more": ("are there more {a} than {b}?", "do you see more {a} than {b}?"),
     "larger": ("which is larger, {a} or {b}?", "which object is larger, {a} or {b}?"),
     "same": ("do {a} and {b} have the same {r}?", "are {a} and {b} of the same {r}?"),
     "yes-no": ("is {a} {b}?", "do you see that {a} is {b}?"),
-    "existence": ("is there {a}?", "do you see {a}?", "does the picture show {a}?"),
+    "existence": ("is there {a}?", "do you see {a}?", "does the picture show {a}?", "there is {a}, yes or no?"),
 }
 HELD_OUT_WORDINGS: dict[str, tuple[str, ...]] = {
     "colour": ("{a} is of which colour?",),
+    "shape": ("{a} is of which shape?",),
     "count": ("there are how many {b}?",),
     "existence": ("the picture shows {a}, yes or no?",),
 }
@@ -78,17 +90,20 @@ _VALUES = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "place": PLACES}
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
-def questions(scene: Scene, chance: Chance, n: int, train: bool = True) -> list[Question]:
+def questions(
+    scene: Scene, chance: Chance, n: int, train: bool = True, kinds: Mapping[str, float] = KINDS
+) -> list[Question]:
     """`n` questions on the scene, none the same as another in other words unless 8 tries find no new one.
 
     Args:
         train: keep to the wordings and the pairs of colour and shape that occur in training.
+        kinds: share of each kind. A scene that has none of them is asked whether something exists.
     """
     asked: set[tuple[str, ...]] = set()
     made: list[Question] = []
     while len(made) < n:
         for _ in range(8):
-            question, sense = _question(scene, chance, train)
+            question, sense = _question(scene, chance, train, kinds)
             if sense not in asked:
                 break
         asked.add(sense)
@@ -101,18 +116,20 @@ def correct(question: Question, answer: str) -> bool:
     return answer.strip().lower().removesuffix(".").rstrip() == question.answer
 
 
-def _question(scene: Scene, chance: Chance, train: bool) -> tuple[Question, tuple[str, ...]]:
+def _question(
+    scene: Scene, chance: Chance, train: bool, kinds: Mapping[str, float]
+) -> tuple[Question, tuple[str, ...]]:
     """A question, and what it asks whatever the words."""
-    while True:
-        kind = chance.weighted(KINDS)
+    kind, made, draws = "", None, 0
+    while made is None:  # the scene has no question of that kind, or the draw was thinned out
+        kind = chance.weighted(kinds) if draws < TRIES else "existence"  # which fits every scene
         made = _MAKERS[kind](scene, chance, train)
-        if made is None:
-            continue  # the scene has no question of this kind, or the draw was thinned out
-        held_out = () if train else HELD_OUT_WORDINGS.get(made.form, ())
-        wordings = WORDINGS[made.form] + held_out
-        pick = chance.below(len(wordings))
-        question = Question(kind, wordings[pick].format(**made.words), made.answer, pick < len(WORDINGS[made.form]))
-        return question, made.sense or (made.form, *made.words.values())
+        draws += 1
+    held_out = () if train else HELD_OUT_WORDINGS.get(made.form, ())
+    wordings = WORDINGS[made.form] + held_out
+    pick = chance.below(len(wordings))
+    question = Question(kind, wordings[pick].format(**made.words), made.answer, pick < len(WORDINGS[made.form]))
+    return question, made.sense or (made.form, *made.words.values())
 
 
 @dataclass(frozen=True, slots=True)

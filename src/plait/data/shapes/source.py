@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from plait.data.shapes import language
+from plait.data.shapes import language, questions
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.questions import Question, questions
+from plait.data.shapes.questions import Question
 from plait.data.shapes.split import Pairs, Part, draw_scene
 from plait.data.shapes.world import PLACES, Scene, SceneImage
 from plait.document import Document, Image, Piece, Text, Turn
@@ -45,6 +45,7 @@ class Shapes:
         resolution: pixels a side.
         mix: share of each kind of document; they need not sum to one.
         questions_each: questions of an example; its document holds one to all of them.
+        asks: share of each kind of question.
         pairs: "held-out" for test scenes with at least one pair of colour and shape that never occurs in training.
 
     Raises:
@@ -58,6 +59,7 @@ class Shapes:
     resolution: int = 32
     mix: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(("draw", "describe", "questions"), 1.0))
     questions_each: int = 4
+    asks: Mapping[str, float] = field(default_factory=lambda: dict(questions.KINDS))
     pairs: Pairs = "seen"
 
     def __post_init__(self) -> None:
@@ -69,6 +71,8 @@ class Shapes:
             raise ConfigError(f"resolution={self.resolution}: small shapes need at least 16 pixels a side")
         if set(self.mix) - set(KINDS) or min(self.mix.values(), default=0) < 0 or not sum(self.mix.values()):
             raise ConfigError(f"mix={dict(self.mix)}: give shares, not all 0, of {', '.join(KINDS)}")
+        if set(self.asks) - set(questions.KINDS) or not sum(self.asks.values()):
+            raise ConfigError(f"asks={dict(self.asks)}: give shares, not all 0, of {', '.join(questions.KINDS)}")
         if self.length < 0 or self.questions_each < 1:
             raise ConfigError(f"length={self.length}, questions_each={self.questions_each}: at least 0 and 1")
         if self.pairs not in ("seen", "held-out") or (self.pairs == "held-out" and self.split != "test"):
@@ -125,4 +129,5 @@ class Shapes:
         return language.caption(scene, self._chance(i, 1), train=self.split != "test")
 
     def _questions(self, i: int, scene: Scene) -> list[Question]:
-        return questions(scene, self._chance(i, 2), self.questions_each, train=self.split != "test")
+        chance = self._chance(i, 2)
+        return questions.questions(scene, chance, self.questions_each, self.split != "test", self.asks)
