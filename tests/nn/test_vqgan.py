@@ -47,6 +47,22 @@ def test_narrow_models_can_have_fewer_groups() -> None:
     assert {part.num_groups for part in model.modules() if isinstance(part, nn.GroupNorm)} == {2}
 
 
+def test_local_codes_know_their_surroundings_alone() -> None:
+    torch.manual_seed(0)
+    config = replace(TINY, local=True, attention_resolutions=())
+    model = VQGAN(config).eval()
+    assert not any(isinstance(part, nn.GroupNorm) for part in model.modules())
+    one = pixels(1, 3, 64, 64)
+    other = one.clone()
+    other[..., 32:, 32:] = 0.9  # the lower right quarter
+    with torch.no_grad():
+        before, after = model.to_codes(model.encoder(one)), model.to_codes(model.encoder(other))
+    changed = (before != after).any(1)[0]  # (16, 16)
+    assert changed[8:, 8:].all()
+    assert not changed[:5].any() and not changed[:, :5].any()  # three codes, 12 pixels, away
+    assert model(one).pixels.shape == one.shape
+
+
 def test_the_full_size_has_the_published_number_of_weights() -> None:
     with torch.device("meta"):
         chameleon = VQGAN(VQGANConfig(resolution=512, multipliers=(1, 1, 2, 2, 4), attention_resolutions=()))

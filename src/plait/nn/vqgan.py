@@ -50,6 +50,10 @@ class VQGANConfig:
     groups: int = 32
     """Groups of all norms, 32 in every published one. A group of one channel, as 32 groups make of 32 channels, wipes
     out the channel's mean over the image: narrow models learn far faster with some 4 channels in a group."""
+    local: bool = False
+    """Codes that tell of their own surroundings alone: BatchNorm for all norms, no attention in the middle, and at the
+    encoder's lowest level convolutions of 1x1 and no middle. Not published. A norm or attention over the map, and a
+    wide view, give the same patch other codes in every picture, which a small model that reads them learns slowly."""
 
     def __post_init__(self) -> None:
         if not self.multipliers or self.resolution % self.factor:
@@ -81,6 +85,10 @@ class VQGANConfig:
         """Channels of a level."""
         return self.channels * self.multipliers[level]
 
+    def norm(self, channels: int) -> nn.Module:
+        """The norm of a map."""
+        return nn.BatchNorm2d(channels) if self.local else group_norm(channels, self.groups)
+
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
     """`groups` groups; where they do not divide the channels, the most that divide both."""
@@ -90,13 +98,13 @@ def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
 class ResidualBlock(nn.Module):
     """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution on x where the width changes."""
 
-    def __init__(self, width_in: int, width_out: int, config: VQGANConfig) -> None:
+    def __init__(self, width_in: int, width_out: int, config: VQGANConfig, kernel: int = 3) -> None:
         super().__init__()
-        self.norm1 = group_norm(width_in, config.groups)
-        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.norm2 = group_norm(width_out, config.groups)
+        self.norm1 = config.norm(width_in)
+        self.conv1 = nn.Conv2d(width_in, width_out, kernel, padding=kernel // 2)
+        self.norm2 = config.norm(width_out)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        self.conv2 = nn.Conv2d(width_out, width_out, kernel, padding=kernel // 2)
         self.shortcut = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
@@ -109,9 +117,9 @@ class ResidualBlock(nn.Module):
 class MapAttention(nn.Module):
     """x plus attention of all places of a map to each other: one head, scale c^-0.5."""
 
-    def __init__(self, width: int, groups: int) -> None:
+    def __init__(self, width: int, config: VQGANConfig) -> None:
         super().__init__()
-        self.norm = group_norm(width, groups)
+        self.norm = config.norm(width)
         self.q, self.k, self.v, self.out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -149,11 +157,13 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The blocks at one resolution, each followed by attention or not, then the way to the next resolution."""
 
-    def __init__(self, widths: list[int], attends: bool, resample: nn.Module, config: VQGANConfig) -> None:
+    def __init__(
+        self, widths: list[int], attends: bool, resample: nn.Module, config: VQGANConfig, kernel: int = 3
+    ) -> None:
         super().__init__()
         pairs = list(pairwise(widths))
-        self.blocks = nn.ModuleList(ResidualBlock(i, o, config) for i, o in pairs)
-        self.attentions = nn.ModuleList(MapAttention(o, config.groups) if attends else nn.Identity() for _, o in pairs)
+        self.blocks = nn.ModuleList(ResidualBlock(i, o, config, kernel) for i, o in pairs)
+        self.attentions = nn.ModuleList(MapAttention(o, config) if attends else nn.Identity() for _, o in pairs)
         self.resample = resample
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
@@ -164,16 +174,16 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """Block, attention, block at the lowest resolution."""
+    """Block, attention (unless codes are local), block at the lowest resolution."""
 
     def __init__(self, width: int, config: VQGANConfig) -> None:
         super().__init__()
         self.block1 = ResidualBlock(width, width, config)
-        self.attention = MapAttention(width, config.groups)
+        self.attention = nn.Identity() if config.local else MapAttention(width, config)
         self.block2 = ResidualBlock(width, width, config)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The map, every place having seen every other."""
+        """The map, every place having seen every other, or those around."""
         return self.block2(self.attention(self.block1(x)))
 
 
@@ -190,10 +200,12 @@ class Encoder(nn.Module):
             width = config.width(level)
             resample = Downsample(width) if level < last else nn.Identity()
             widths = [start] + [width] * config.blocks
-            self.levels.append(Level(widths, config.attends(level), resample, config))
-        self.middle = Middle(config.width(last), config)
-        self.norm_out = group_norm(config.width(last), config.groups)
-        self.conv_out = nn.Conv2d(config.width(last), config.latent_channels, 3, padding=1)
+            kernel = 1 if config.local and level == last else 3
+            self.levels.append(Level(widths, config.attends(level), resample, config, kernel))
+        self.middle = nn.Identity() if config.local else Middle(config.width(last), config)
+        self.norm_out = config.norm(config.width(last))
+        kernel = 1 if config.local else 3
+        self.conv_out = nn.Conv2d(config.width(last), config.latent_channels, kernel, padding=kernel // 2)
 
     def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l h2 w2"]:
         """The latent map of pixels in [-1, 1]."""
@@ -217,7 +229,7 @@ class Decoder(nn.Module):
             resample = Upsample(width) if level else nn.Identity()
             widths = [start] + [width] * (config.blocks + 1)
             self.levels.append(Level(widths, config.attends(level), resample, config))
-        self.norm_out = group_norm(config.width(0), config.groups)
+        self.norm_out = config.norm(config.width(0))
         self.conv_out = nn.Conv2d(config.width(0), config.in_channels, 3, padding=1)
 
     def forward(self, latent: Float[Tensor, "b l h2 w2"]) -> Float[Tensor, "b c h w"]:
