@@ -1,6 +1,6 @@
 """CM3Leon's stages (arXiv 2309.02591): the image tokenizer, then CM3 pretraining.
 
-`tiny` does both from scratch on two CPU cores: by default on the shapes world in about ten minutes, or on imported
+`tiny` does both from scratch on two CPU cores: by default on the shapes world in about twelve minutes, or on imported
 data (`--set data=DIR`).
 """
 
@@ -53,14 +53,16 @@ def _shapes() -> Recipe:
     pictures = Shapes(
         seed=SEED, length=1_000_000, objects=(4, 5, 6, 7, 8, 9), mix={"draw": 1.0}
     )  # crowded: more to learn
-    documents = Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 2, 3), mix={"draw": 0.5, "both": 0.5}, asks=HARD)
+    documents = Shapes(
+        seed=SEED + 1, length=1_000_000, objects=(1, 1, 1, 2, 2, 2, 3), mix={"draw": 0.5, "both": 0.5}, asks=HARD
+    )
     held = Held(seed=SEED + 2)
     return Recipe(
         name="cm3leon/tiny",
         build=functools.partial(build, config, documents),
         stages=(
             tokenizer_stage(config, {"shapes": pictures}, steps=1000),
-            pretrain_stage(config, {"shapes": documents}, steps=1850),
+            pretrain_stage(config, {"shapes": documents}, steps=1750),
         ),
         probes=_shapes_probes(),
         tasks=(
