@@ -32,6 +32,8 @@ from plait.train.stage import Optimiser, Probe, Recipe, Schedule, Stage, Update
 SEED = 20230905
 TOKENIZER_TEXTS = 3000  # documents that the BPE is learned from
 DRAWING = Sampling(temperature=0.3, top_p=0.9)
+MIX = {"draw": 0.45, "describe": 0.05, "questions": 0.15, "both": 0.35}
+"""Kinds of document. Some must hold one question alone, as users ask it: else the model describes what it should answer."""
 HARD = {kind: share if kind in ("colour", "shape", "place") else 2 * share for kind, share in KINDS.items()}
 """What is asked in training: captions teach colours, shapes and places already."""
 GUIDANCE = 2.0
@@ -53,9 +55,7 @@ def _shapes() -> Recipe:
     pictures = Shapes(
         seed=SEED, length=1_000_000, objects=(4, 5, 6, 7, 8, 9), mix={"draw": 1.0}
     )  # crowded: more to learn
-    documents = Shapes(
-        seed=SEED + 1, length=1_000_000, objects=(1, 2, 2, 2, 2, 3), mix={"draw": 0.5, "both": 0.5}, asks=HARD
-    )
+    documents = Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 2, 2, 2, 3), mix=MIX, asks=HARD)
     held = Held(seed=SEED + 2)
     return Recipe(
         name="cm3leon/tiny",
