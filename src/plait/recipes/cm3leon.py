@@ -33,7 +33,7 @@ SEED = 20230905
 TOKENIZER_TEXTS = 3000  # documents that the BPE is learned from
 DRAWING = Sampling(temperature=0.3, top_p=0.9)
 MIX = {"draw": 0.45, "describe": 0.05, "questions": 0.15, "both": 0.35}
-"""Kinds of document. Some must hold one question alone, as users ask it: else the model describes what it should answer."""
+"""Kinds of document. Some hold one question alone, as users ask it; else the model describes instead of answering."""
 HARD = {kind: share if kind in ("colour", "shape", "place") else 2 * share for kind, share in KINDS.items()}
 """What is asked in training: captions teach colours, shapes and places already."""
 GUIDANCE = 2.0
