@@ -211,13 +211,11 @@ class Run:
     def _claim(self) -> None:
         """Writes config.yaml, or holds this recipe against the one that is there."""
         path = self.directory / "config.yaml"
-        mine = {
-            "name": self.recipe.name,
-            "build": _called(self.recipe.build),
-            "stages": to_plain(self.recipe.stages),
-        }
+        mine = to_plain(
+            {"name": self.recipe.name, "build": _called(self.recipe.build), "stages": self.recipe.stages},
+        )
         if path.exists():
-            changed = difference(_essence(read_yaml(path)), _essence(to_plain(mine)))
+            changed = difference(_essence(read_yaml(path)), _essence(mine))
             if changed:
                 raise ConfigError(
                     f"{self.directory} holds a run that differs in {len(changed)} settings, such as {changed[0]}; "

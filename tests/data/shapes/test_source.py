@@ -115,6 +115,7 @@ def test_the_words_are_few():
         ({"length": -1}, "length=-1"),
         ({"questions_each": 0}, "questions_each=0"),
         ({"asks": {"relation": 0.0}}, "asks="),
+        ({"asks": {"relation": -1.0, "count": 2.0}}, "asks="),
         ({"asks": {"count": 1.0, "age": 1.0}}, "asks="),
         ({"pairs": "held-out"}, "split='test'"),
         ({"pairs": "odd", "split": "test"}, "'odd'"),

@@ -69,10 +69,9 @@ class Shapes:
             raise ConfigError(f"objects={self.objects}: give numbers from 1 to {len(PLACES)}, one object a place")
         if self.resolution < 16:
             raise ConfigError(f"resolution={self.resolution}: small shapes need at least 16 pixels a side")
-        if set(self.mix) - set(KINDS) or min(self.mix.values(), default=0) < 0 or not sum(self.mix.values()):
-            raise ConfigError(f"mix={dict(self.mix)}: give shares, not all 0, of {', '.join(KINDS)}")
-        if set(self.asks) - set(questions.KINDS) or not sum(self.asks.values()):
-            raise ConfigError(f"asks={dict(self.asks)}: give shares, not all 0, of {', '.join(questions.KINDS)}")
+        for name, shares, known in (("mix", self.mix, KINDS), ("asks", self.asks, tuple(questions.KINDS))):
+            if set(shares) - set(known) or min(shares.values(), default=0) < 0 or not sum(shares.values()):
+                raise ConfigError(f"{name}={dict(shares)}: give shares, not all 0, of {', '.join(known)}")
         if self.length < 0 or self.questions_each < 1:
             raise ConfigError(f"length={self.length}, questions_each={self.questions_each}: at least 0 and 1")
         if self.pairs not in ("seen", "held-out") or (self.pairs == "held-out" and self.split != "test"):
