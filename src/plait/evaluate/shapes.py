@@ -25,7 +25,7 @@ from plait.generate.model import Model
 from plait.generate.sampling import Sampling
 
 CAPTION_TOKENS = 96  # three objects take about 30 words, of one or two tokens in a vocabulary learned on captions
-ANSWER_TOKENS = 24  # behind a description
+ANSWER_TOKENS = 24
 MAJORITY_QUESTIONS = 5000
 EMPTY = Scene(())  # the picture of it is the background alone
 
@@ -148,8 +148,6 @@ class ShapesCaption:
 class ShapesQuestions:
     """Answer questions on the picture, in the right words and no others.
 
-    A model may describe the picture before it answers: what it says last counts (`language.conclusion`).
-
     Two figures tell how far that goes without looking: `blind_accuracy`, the same model before the picture of an empty
     scene, which keeps the document's form; and `majority_accuracy`, the most frequent answer to the same text (or, if
     it is new, to its kind) among 5,000 training questions on one and two objects.
@@ -165,7 +163,7 @@ class ShapesQuestions:
         counted = [(item, question) for item, question in asked if item.counts]
         seeing = [self._prompt(item.example.scene, question) for item, question in asked]
         blind = {question.text: self._prompt(EMPTY, question) for _, question in counted}  # the same text, once
-        replies = model.generate([*seeing, *blind.values()], Settings(max_new_tokens=CAPTION_TOKENS + ANSWER_TOKENS))
+        replies = model.generate([*seeing, *blind.values()], Settings(max_new_tokens=ANSWER_TOKENS))
         marks = [_mark(*one, reply) for one, reply in zip(asked, replies[: len(asked)], strict=True)]
         unseen = dict(zip(blind, replies[len(asked) :], strict=True))
         blindly = [_mark(item, question, unseen[question.text]) for item, question in counted]
@@ -264,7 +262,7 @@ def _object_f1(marks: Sequence[_Mark]) -> dict[str, Any]:
 
 
 def _mark(item: Item, question: Question, reply: Reply) -> _Mark:
-    return _Mark(item, correct(question, language.conclusion(reply.text)), question.kind, question.seen)
+    return _Mark(item, correct(question, reply.text), question.kind, question.seen)
 
 
 def _accuracy(marks: Sequence[_Mark]) -> dict[str, Any]:

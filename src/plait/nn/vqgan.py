@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,12 +50,10 @@ class VQGANConfig:
     groups: int = 32
     """Groups of all norms, 32 in every published one. A group of one channel, as 32 groups make of 32 channels, wipes
     out the channel's mean over the image: narrow models learn far faster with some 4 channels in a group."""
-    view: Literal["picture", "surroundings", "edges"] = "picture"
-    """What a code tells of. As published, of the whole picture: a norm or attention over the map, and a wide view, give
-    the same patch other codes in every picture, which a small model that reads them learns slowly. Not published:
-    "surroundings" has BatchNorm for all norms, no attention in the middle, and at the encoder's lowest level
-    convolutions of 1x1 and no middle; with "edges" all of the encoder's residual blocks are of 1x1, so that a code sees
-    little beyond its own `factor` x `factor` pixels."""
+    local: bool = False
+    """Codes that tell of their own surroundings alone: BatchNorm for all norms, no attention in the middle, and at the
+    encoder's lowest level convolutions of 1x1 and no middle. Not published. A norm or attention over the map, and a
+    wide view, give the same patch other codes in every picture, which a small model that reads them learns slowly."""
 
     def __post_init__(self) -> None:
         if not self.multipliers or self.resolution % self.factor:
@@ -90,12 +87,7 @@ class VQGANConfig:
 
     def norm(self, channels: int) -> nn.Module:
         """The norm of a map."""
-        return group_norm(channels, self.groups) if self.view == "picture" else nn.BatchNorm2d(channels)
-
-    def kernel(self, level: int) -> int:
-        """Side of the convolutions in the encoder's blocks at a level."""
-        lowest = level == len(self.multipliers) - 1
-        return 1 if self.view == "edges" or (self.view == "surroundings" and lowest) else 3
+        return nn.BatchNorm2d(channels) if self.local else group_norm(channels, self.groups)
 
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
@@ -182,12 +174,12 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """Block, attention (where codes tell of the whole picture), block at the lowest resolution."""
+    """Block, attention (unless codes are local), block at the lowest resolution."""
 
     def __init__(self, width: int, config: VQGANConfig) -> None:
         super().__init__()
         self.block1 = ResidualBlock(width, width, config)
-        self.attention = MapAttention(width, config) if config.view == "picture" else nn.Identity()
+        self.attention = nn.Identity() if config.local else MapAttention(width, config)
         self.block2 = ResidualBlock(width, width, config)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -208,10 +200,11 @@ class Encoder(nn.Module):
             width = config.width(level)
             resample = Downsample(width) if level < last else nn.Identity()
             widths = [start] + [width] * config.blocks
-            self.levels.append(Level(widths, config.attends(level), resample, config, config.kernel(level)))
-        self.middle = Middle(config.width(last), config) if config.view == "picture" else nn.Identity()
+            kernel = 1 if config.local and level == last else 3
+            self.levels.append(Level(widths, config.attends(level), resample, config, kernel))
+        self.middle = nn.Identity() if config.local else Middle(config.width(last), config)
         self.norm_out = config.norm(config.width(last))
-        kernel = config.kernel(last)
+        kernel = 1 if config.local else 3
         self.conv_out = nn.Conv2d(config.width(last), config.latent_channels, kernel, padding=kernel // 2)
 
     def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l h2 w2"]:

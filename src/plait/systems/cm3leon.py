@@ -140,7 +140,7 @@ TINY = CM3LeonConfig(
         latent_channels=64,
         code_width=4,
         codes=64,
-        view="edges",
+        local=True,
     ),
     width=192,
     depth=4,

@@ -88,11 +88,3 @@ def test_captions_are_short_and_mostly_in_reading_order():
     assert 9 < sum(lengths[1]) / len(lengths[1]) < 10.5
     assert 18 < sum(lengths[2]) / len(lengths[2]) < 20
     assert sum(in_order) / len(in_order) == pytest.approx(0.9, abs=0.03)  # 0.8, and half of the rest
-
-
-@pytest.mark.parametrize(
-    ("text", "last"),
-    [("red", "red"), ("a large red ring at the top. red", "red"), ("there is one. two. Yes.", "Yes"), (" ", "")],
-)
-def test_what_is_said_last(text: str, last: str):
-    assert language.conclusion(text) == last

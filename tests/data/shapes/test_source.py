@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from plait.data.shapes import SceneImage, Shapes
-from plait.data.shapes.language import REQUESTS, conclusion, parse, plain
+from plait.data.shapes.language import REQUESTS, parse
 from plait.document import Image, Text
 from plait.errors import ConfigError
 
@@ -58,18 +58,6 @@ def test_questions_and_both():
             places |= set(captions)
         assert counts == {1, 2, 3}
         assert places == ({0, 1, 2, 3} if described else set())
-
-
-def test_answers_behind_a_description():
-    for i in range(30):
-        example = (source := only("questions", described=True)).example(i)
-        first, *others = [turn.text for turn in source[i].turns][1::2]
-        assert first == f"{plain(example.scene)} {example.questions[0].answer}"
-        assert parse(plain(example.scene)) == example.scene.content
-        assert conclusion(first) == example.questions[0].answer
-        assert others == [question.answer for question in example.questions][1 : 1 + len(others)]
-        request, caption = only("both", described=True)[i].turns[:2]
-        assert request.text in REQUESTS and caption.text == example.caption
 
 
 def test_mix_is_kept():

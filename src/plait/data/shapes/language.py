@@ -82,16 +82,6 @@ def say(objects: Sequence[Object], wording: Wording, manner: tuple[int, int] = (
     return sentence.format(listed)
 
 
-def plain(scene: Scene) -> str:
-    """The caption in the first wording and manner, objects in reading order."""
-    return say(sorted(scene.objects, key=lambda item: PLACES.index(item.place)), WORDINGS[0])
-
-
-def conclusion(text: str) -> str:
-    """What is said last: the words behind the last sentence that goes before, or all of them."""
-    return text.strip().removesuffix(".").rpartition(". ")[2]
-
-
 def parse(sentence: str) -> tuple[Facts, ...] | None:
     """The facts that a caption states, sorted as in `Scene.content`; None when the grammar does not know the sentence.
 

@@ -39,9 +39,6 @@ class Shapes:
         questions  turns: picture and first question, answer, second question, answer, ...
         both       the same with a request, and the caption, at a random place among the questions
 
-    With `described`, a document of questions says what there is before its first answer, in the plainest caption, and
-    the request of the kind "both" comes first: every answer stands behind a description.
-
     Args:
         split: "train", "validation" (unseen scenes) or "test" (unseen scenes; a tenth of the wordings unseen too).
         objects: numbers of objects in a scene, each as likely.
@@ -61,7 +58,6 @@ class Shapes:
     objects: tuple[int, ...] = (1, 2)
     resolution: int = 32
     mix: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(("draw", "describe", "questions"), 1.0))
-    described: bool = False
     questions_each: int = 4
     asks: Mapping[str, float] = field(default_factory=lambda: dict(questions.KINDS))
     pairs: Pairs = "seen"
@@ -116,9 +112,7 @@ class Shapes:
             said = [(question.text, question.answer) for question in self._questions(i, scene)[:asked]]
         if kind != "questions":
             described = chance.choice(language.REQUESTS), self._caption(i, scene).text
-            said.insert(0 if self.described else chance.below(len(said) + 1), described)
-        elif self.described:
-            said[0] = said[0][0], f"{language.plain(scene)} {said[0][1]}"
+            said.insert(chance.below(len(said) + 1), described)
         turns: list[Turn] = []
         for question, answer in said:
             pieces: list[Piece] = [Text(question)] if turns else [image, Text(question)]
