@@ -211,3 +211,18 @@ def test_base64_of_the_original_bytes_is_accepted(tmp_path: Path) -> None:
     address = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     image = Document.from_json({"pieces": [{"image": address}]}).images[0]
     assert image.source == buffer.getvalue() and image.open().size == (4, 4)
+
+
+def test_the_bytes_of_a_picture(tmp_path: Path) -> None:
+    class Stored:
+        def open(self) -> PIL.Image.Image:
+            return PIL.Image.new("RGB", (1, 1))
+
+        def read(self) -> bytes:
+            return b"stored"
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"file")
+    found = [Image(source).content() for source in (path, str(path), b"bytes", Stored(), tmp_path / "none")]
+    assert found == [b"file", b"file", b"bytes", b"stored", None]
+    assert Image(PIL.Image.new("RGB", (1, 1))).content() is None

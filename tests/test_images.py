@@ -203,3 +203,45 @@ def test_hard_images(row: dict[str, Any]) -> None:
     top, left = gray.shape[0] // 2, gray.shape[1] // 2
     quadrants = [gray[:top, :left], gray[:top, left:], gray[top:, :left], gray[top:, left:]]
     np.testing.assert_allclose([part.mean() for part in quadrants], row["quadrant_gray"], atol=4)
+
+
+# --------------------------------------------------------------------------------------------- the fast way
+
+
+def photo(width: int, height: int) -> PIL.Image.Image:
+    """Smooth colours with an edge."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    values = np.stack([255 * x, 255 * y, 200 * (x + y > 1)], -1)
+    return PIL.Image.fromarray(values.astype(np.uint8))
+
+
+@pytest.mark.parametrize("sides", [(96, 64), (64, 96), (61, 131), (32, 32), (20, 30)])
+def test_the_fast_way_is_near_the_exact_one(sides: tuple[int, int]) -> None:
+    content = save(photo(*sides), "JPEG", quality=95)
+    fast = images.fast_square(content, 32)
+    exact = images.to_array(images.resize_and_crop(images.decode(content), 32))
+    assert fast is not None and fast.shape == exact.shape == (3, 32, 32) and fast.dtype == np.float32
+    assert np.abs(fast - exact).mean() < 0.02 and fast.min() >= -1 and fast.max() <= 1
+    if sides == (32, 32):  # nothing to resize
+        assert np.abs(fast - exact).max() < 1e-6
+
+
+def test_the_fast_way_leaves_what_is_no_plain_jpeg_to_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = photo(64, 48)
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 6
+    whole = save(picture, "JPEG")
+    others = {
+        "png": save(picture),
+        "cmyk": save(picture.convert("CMYK"), "JPEG"),
+        "turned": save(picture, "JPEG", exif=turned),
+        "cut": whole[: len(whole) // 2],
+        "no picture": b"\xff\xd8\xff",
+    }
+    assert [name for name, content in others.items() if images.fast_square(content, 32) is not None] == []
+    upright = PIL.Image.Exif()
+    upright[0x0112] = 1
+    assert images.fast_square(save(picture, "JPEG", exif=upright), 32) is not None
+    assert images.fast_square(save(picture.convert("L"), "JPEG"), 32) is not None
+    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 48 - 1)
+    assert images.fast_square(whole, 32) is None

@@ -40,6 +40,15 @@ class Picture(Protocol):
         ...
 
 
+@runtime_checkable
+class StoredPicture(Picture, Protocol):
+    """A picture whose file can be had as it is."""
+
+    def read(self) -> bytes:
+        """The bytes of the file."""
+        ...
+
+
 @dataclass(frozen=True)
 class Text:
     """A piece of text."""
@@ -52,6 +61,18 @@ class Image:
     """A picture: a path, the bytes of a file, a PIL image, or anything with `open()`. Pixels are read on `open()`."""
 
     source: str | Path | bytes | PIL.Image.Image | Picture
+
+    def content(self) -> bytes | None:
+        """The bytes of its file as they are stored; None where it has no file, or it cannot be read (see `open`)."""
+        source = self.source
+        if isinstance(source, bytes):
+            return source
+        if isinstance(source, str | Path):
+            try:
+                return Path(source).read_bytes()
+            except (OSError, ValueError):
+                return None
+        return source.read() if isinstance(source, StoredPicture) else None
 
     def open(self) -> PIL.Image.Image:
         """The picture in RGB, upright, alpha laid over white.

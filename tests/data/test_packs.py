@@ -5,9 +5,11 @@ import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -276,6 +278,21 @@ def test_pictures_by_themselves(format: CM3LeonFormat, picture: Picture) -> None
     pixels = [format.preprocess()["vqgan"](picture(i)) for i in range(3)]
     assert np.array_equal(arrays["slots/vqgan/pictures"], np.stack(pixels))
     assert not [name for name in arrays if name.startswith("targets/")] and arrays["skipped"] == 0
+
+
+def test_pictures_read_the_fast_way(format: CM3LeonFormat, tmp_path: Path) -> None:
+    side = format.config.image.resolution
+    x, y = np.meshgrid(np.linspace(0, 255, 3 * side), np.linspace(0, 255, 2 * side))
+    path = tmp_path / "a.jpg"
+    PIL.Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8)).save(path, quality=95)
+    sources = [Document(Image(path)), Document(Image(path.read_bytes())), Document(Image(PIL.Image.open(path)))]
+    settings = {"shuffle": False, "rows": 3, "window": 3, "length": 15, "reads": "pictures"}
+    exact, fast = (
+        Elements(plain(sources, images=images, **settings), format)[0]["slots/vqgan/pictures"]
+        for images in ("exact", "fast")
+    )
+    assert np.array_equal(fast[0], fast[1]) and np.array_equal(fast[2], exact[2])  # the last has no file
+    assert 0 < np.abs(fast[0] - exact[0]).mean() < 0.02
 
 
 def test_what_cannot_be_trained_on_is_refused(format: CM3LeonFormat) -> None:

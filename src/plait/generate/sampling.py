@@ -48,6 +48,8 @@ def draw(
     logits = logits.float().masked_fill(~allowed, -torch.inf)
     greedy = temperature == 0
     top, best = logits.max(-1, keepdim=True)
+    if bool(greedy.all()):
+        return best[:, 0], torch.zeros_like(top[:, 0])
     probabilities = ((logits - top) / torch.where(greedy, 1.0, temperature)[:, None]).softmax(-1)
     if bool((top_p < 1).any()):
         probabilities = keep_top_p(probabilities, top_p)

@@ -17,6 +17,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*any c"]) -> Float[Tensor, "*any c"]:
         """Over the last axis."""
+        if x.dtype == torch.float32:  # one call in place of seven
+            return nn.functional.rms_norm(x, x.shape[-1:], self.weight, self.eps)
         scaled = (x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)).type_as(x)
         return scaled if self.weight is None else scaled * self.weight
 

@@ -125,8 +125,12 @@ class Format(ABC):
         """The text of a generated run of kind "text", without its end symbol."""
 
     @abstractmethod
-    def preprocess(self, train: bool = False) -> Mapping[str, Prepare]:
-        """Reader -> the function that makes (3, height, width) pixels of a picture."""
+    def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
+        """Reader -> the function that makes (3, height, width) pixels of a picture.
+
+        Args:
+            fast: sooner and not to the bit (`images.fast_square`), where the system has such a way.
+        """
 
     @property
     @abstractmethod
@@ -142,9 +146,9 @@ class Format(ABC):
     def write_files(self, directory: Path) -> None:
         """Writes what the configuration does not hold: the text vocabulary."""
 
-    def collator(self, train: bool = False) -> Collator:
-        """What turns laid-out documents into batches."""
-        return Collator(self.preprocess(train), self.picture_shapes)
+    def collator(self, train: bool = False, fast: bool = False) -> Collator:
+        """What turns laid-out documents into batches; `fast` as in `preprocess`."""
+        return Collator(self.preprocess(train, fast), self.picture_shapes)
 
 
 class System(nn.Module, ABC):

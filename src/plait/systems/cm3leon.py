@@ -385,9 +385,9 @@ class CM3LeonFormat(Format):
         first = self.vocabulary.first_text
         return self.text.decode([i - first for i in run.ids if i >= first])
 
-    def preprocess(self, train: bool = False) -> Mapping[str, Prepare]:
-        """Short side to the resolution with Lanczos, centre crop, [-1, 1] (Chameleon's code)."""
-        return {READER: functools.partial(_prepare, size=self.config.image.resolution)}
+    def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
+        """Short side to the resolution with Lanczos, centre crop, [-1, 1] (Chameleon's code); fast: bicubic."""
+        return {READER: functools.partial(_prepare, size=self.config.image.resolution, fast=fast)}
 
     @property
     def picture_shapes(self) -> Mapping[str, tuple[int, int, int]]:
@@ -427,7 +427,10 @@ def _block(config: CM3LeonConfig) -> Block:
     )
 
 
-def _prepare(image: Image, size: int) -> NDArray[np.float32]:
+def _prepare(image: Image, size: int, fast: bool) -> NDArray[np.float32]:
+    content = image.content() if fast else None
+    if content is not None and (square := images.fast_square(content, size)) is not None:
+        return square
     return images.to_array(images.resize_and_crop(image.open(), size))
 
 
