@@ -1,0 +1,173 @@
+"""A text model of LLaMA's form out of Plait's parts, with the weights of a `transformers.LlamaForCausalLM` beside it.
+
+For benchmarks alone: tokens are bytes of the prompt, and what is emitted is a run of a fixed number of ids, so that
+both sides do the same work at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Items
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+
+from plait.document import Document, Image, Text
+from plait.nn.attention import KVCache, SelfAttention, Visibility
+from plait.nn.blocks import Block, Decoder, GatedMLP
+from plait.nn.norms import RMSNorm
+from plait.nn.positions import Rotary
+from plait.sequence import Batch, Prepare, Sequence, Span, tokens
+from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Part, Stop, Streams, System
+
+SIZES = {"10m": (256, 8, 8), "100m": (768, 12, 12)}  # width, depth, heads
+VOCABULARY = 8000
+LENGTH = 2048
+
+
+def peer(size: str) -> Any:
+    """The transformers model, with random weights, in fp32."""
+    import transformers
+
+    width, depth, heads = SIZES[size]
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=width * 8 // 3 // 16 * 16,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        max_position_embeddings=LENGTH,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+class Llama(System):
+    """Plait's parts with the peer's weights."""
+
+    name = "llama"
+
+    def __init__(self, theirs: Any, emitted: int) -> None:
+        super().__init__()
+        self.config = theirs.config
+        self.format = Run(emitted)
+        self.embed = theirs.model.embed_tokens
+        self.head = theirs.lm_head
+        layers = theirs.model.layers
+        self.decoder = Decoder([self._block(layer) for layer in layers], self._norm(theirs.model.norm))
+
+    def _norm(self, theirs: Any) -> RMSNorm:
+        norm = RMSNorm(self.config.hidden_size, self.config.rms_norm_eps)
+        norm.weight = theirs.weight
+        return norm
+
+    def _block(self, theirs: Any) -> Block:
+        width, heads = self.config.hidden_size, self.config.num_attention_heads
+        attention = SelfAttention(width, heads, rotation=Rotary(width // heads))
+        own = theirs.self_attn
+        attention.qkv.weight = nn.Parameter(torch.cat([own.q_proj.weight, own.k_proj.weight, own.v_proj.weight]))
+        attention.out = own.o_proj
+        mlp = GatedMLP(width, self.config.intermediate_size, nn.SiLU())
+        mlp.gate, mlp.hidden, mlp.out = theirs.mlp.gate_proj, theirs.mlp.up_proj, theirs.mlp.down_proj
+        return Block(self._norm(theirs.input_layernorm), attention, self._norm(theirs.post_attention_layernorm), mlp)
+
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
+        """Embedding, then the decoder."""
+        visible = Visibility(batch.document, batch.block)
+        attend = cache.attend if cache else lambda layer: visible.attend
+        return Hidden(states=self.decoder(self.embed(batch.ids), batch.position, attend), own={})
+
+    @property
+    def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """The output table."""
+        return {"token": self.head}
+
+    def write(self, runs: Items[Emitted]) -> list[Image]:
+        """Nothing to see."""
+        return [Image(PIL.Image.new("RGB", (1, 1))) for _ in runs]
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """The decoder."""
+        return {"decoder": Part(module=self.decoder)}
+
+    @property
+    def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
+        """Its blocks."""
+        return [(block, ()) for block in self.decoder.blocks]
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Nothing is trained."""
+        return {}
+
+    @classmethod
+    def from_files(cls, config: Mapping[str, Any], directory: Path) -> Llama:
+        """It is never saved."""
+        raise NotImplementedError
+
+    def products(self, rows: int) -> Callable[[], None]:
+        """The matrix products of one step of so many rows, and nothing else."""
+        layers = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        inputs = [torch.randn(rows, layer.in_features) for layer in layers]
+
+        def run() -> None:
+            for layer, x in zip(layers, inputs, strict=True):
+                nn.functional.linear(x, layer.weight)
+
+        return run
+
+
+class Run(Format):
+    """A prompt's bytes, then a run of `emitted` ids; under guidance beside the prompt's first byte alone."""
+
+    def __init__(self, emitted: int) -> None:
+        self.emitted = emitted
+        self.allowed = torch.ones(VOCABULARY, dtype=torch.bool)
+
+    def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
+        """Bytes."""
+        return Sequence((tokens(b for piece in document if isinstance(piece, Text) for b in piece.text.encode()),))
+
+    def picture_spans(self, document: Document) -> list[Span]:
+        """None."""
+        return []
+
+    def grammar(self, document: Document, max_images: int) -> Grammar:
+        """One run."""
+        step = Next(kind="image", head="token", allowed=self.allowed, length=self.emitted)
+        return lambda emitted: Stop("end") if emitted else step
+
+    def streams(self, document: Document, guidance: float) -> Streams:
+        """u + guidance (c - u)."""
+        prompt = self.layout(document)
+        if guidance == 1:
+            return Streams(rows=(prompt,), weights={"image": (1.0,)})
+        return Streams(rows=(prompt, prompt.cut(0, 1)), weights={"image": (guidance, 1 - guidance)})
+
+    def read_text(self, run: Emitted) -> str:
+        """No text is emitted."""
+        return ""
+
+    def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
+        """No pictures are read."""
+        return {}
+
+    @property
+    def picture_shapes(self) -> Mapping[str, tuple[int, int, int]]:
+        """None."""
+        return {}
+
+    @property
+    def max_length(self) -> int:
+        """As the peer's."""
+        return LENGTH
+
+    def write_files(self, directory: Path) -> None:
+        """None."""
