@@ -277,6 +277,12 @@ def test_words_that_make_no_command_are_one_line(
             ["train", "RECIPE:small", "--out", "RUN", "--steps", "3"],
             r"differs in 2 settings, such as stages\.tokenizer",
         ),
+        (["train", "cm3leon/tiny", "--out", "RUN"], r"holds a run that differs in \d+ settings, such as name; give"),
+        (
+            ["train", "cm3leon/tiny", "--set", "stages.pretrain.step=3"],
+            r"stages\.pretrain.* 'step'; did you mean 'steps'",
+        ),
+        (["train", "cm3leon/tiny", "--set", "stages.pretrian.steps=3"], "'pretrian'; did you mean 'pretrain'"),
         (["train", "cm3leon/tiny", "--set", "data=PICTURES"], "holds no shards"),
         (["generate", "absent", "--prompt", "a"], "absent: no such directory"),
         (["generate", "PICTURES", "--prompt", "a"], "give the directory of a run or a checkpoint"),
@@ -478,6 +484,21 @@ def test_import_of_classes(say: Say, pictures: Path, tmp_path: Path) -> None:
     assert (report["totals"]["kept"], report["documents"]) == (6, {"": 12})
     seen = say("data", "inspect", tmp_path / "data", "--limit", "5")
     assert seen.code == 0 and "12" in seen.out
+
+
+def test_training_begins_with_whole_shards_only(say: Say, pictures: Path, tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    assert say("data", "import", "classes", pictures / "classes", "--out", data).code == 0
+    tar = data / "shard-000000.tar"
+    size = tar.stat().st_size
+    os.truncate(tar, size - 600)
+    words = ["train", "cm3leon/tiny", "--set", f"data={data}", "--out", run]
+    cut = f"{tar}: {size - 600} bytes but {size} in manifest.json; the shard is cut, fetch or import it again"
+    assert say(*words).fault == f"plait: {cut}"
+    tar.unlink()
+    gone = f"{tar}: is missing; 1 shards in manifest.json but 0 in the folder: fetch or import the data again"
+    assert say(*words).fault == f"plait: {gone}"
+    assert not run.exists()
 
 
 def test_names_with_brackets_are_shown_as_they_are(say: Say, pictures: Path, tmp_path: Path) -> None:

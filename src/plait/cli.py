@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from plait.errors import InputError, Interrupted, PlaitError
+from plait.errors import DISK_FULL, InputError, Interrupted, PlaitError
 
 COMMANDS = {  # name -> class in plait.commands, and what it does
     "train": ("Train", "Train a recipe, or go on with the run that a directory holds."),
@@ -38,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"plait: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"plait: {place}{error.strerror}; make room and give the command again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("plait: interrupted", file=sys.stderr)
         return 130

@@ -6,8 +6,13 @@ PlaitError
 │   ├── DocumentError     a document that a system cannot lay out
 │   ├── ImageError        a picture that cannot be read
 │   └── CheckpointError   weights that do not fit
-└── TrainingError     a run that must not go on: NaN, no target, a loss that stands at chance
+└── TrainingError     a run that must not go on: NaN, no target, a loss that stands at chance; or cannot: a full disk
 """
+
+import errno
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What an OSError says where there is no room to write: on the disk, in a quota, in one file."""
 
 
 class PlaitError(Exception):
@@ -35,7 +40,7 @@ class CheckpointError(InputError):
 
 
 class TrainingError(PlaitError):
-    """A run that must not go on."""
+    """A run that must not go on, or cannot."""
 
 
 class Interrupted(PlaitError):

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from plait.data.packs import Arrays, Data, Elements, Loader, in_order
 from plait.data.shapes import Shapes
+from plait.data.shards import ShardSource, ShardWriter
 from plait.document import Blank, Document, Image
-from plait.errors import ConfigError, DocumentError
+from plait.errors import ConfigError, DocumentError, InputError
 from plait.objectives.cm3 import CM3Mask
 from plait.systems.cm3leon import CM3Leon, CM3LeonFormat
 
@@ -114,6 +115,13 @@ def test_an_element_is_a_function_of_its_number_alone(data: Data, format: CM3Leo
         later = Elements(data, format, first=k, start=(window, before))
         assert all(same(later[i], asked[k + i]) for i in range(6 - k))
     assert not same(Elements(replace(data, seed=4), format)[0], asked[0])
+
+
+def test_an_element_can_be_handed_over_in_shared_memory(data: Data, format: CM3LeonFormat) -> None:
+    """What is not contiguous goes through a pipe, in which a worker that is killed leaves half a message."""
+    arrays = Elements(data, format)[0]
+    assert arrays["slots/vqgan/pictures"].ndim == 4
+    assert [name for name, array in arrays.items() if not array.flags.c_contiguous] == []
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -353,6 +361,29 @@ def test_a_loader_gives_the_elements_and_goes_on_from_its_state(data: Data, form
         assert [row for half in halves for row in rows_of(next(half))] == rows_of(asked[k])
     for half in halves:
         half.close()
+
+
+def test_a_loader_goes_on_with_the_documents_it_began_with(format: CM3LeonFormat) -> None:
+    loader = Loader(plain(texts(18)), format)
+    take(loader, 2)
+    loader.close()
+    with pytest.raises(ConfigError, match=r"of {'texts': 17} documents, but the run began with {'texts': 18}: give"):
+        Loader(plain(texts(17)), format, state=loader.state)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_shard_that_goes_while_it_is_read_is_an_error(tmp_path: Path, format: CM3LeonFormat, workers: int) -> None:
+    with ShardWriter(tmp_path / "data") as writer:
+        for i, document in enumerate(texts(60)):
+            writer.add(f"{i}", document)
+    loader = Loader(plain(ShardSource(tmp_path / "data"), window=2, workers=workers), format)
+    try:
+        take(loader, 1)
+        (tmp_path / "data" / "shard-000000.tar").unlink()
+        with pytest.raises(InputError, match=r"shard-000000.tar: cannot be read \(No such file or directory\)"):
+            take(loader, 60)
+    finally:
+        loader.close()
 
 
 @pytest.mark.slow  # three times two processes that import torch

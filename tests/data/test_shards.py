@@ -317,6 +317,17 @@ def test_a_shard_that_differs_from_the_manifest(tmp_path: Path) -> None:
         ShardSource(out)
 
 
+def test_an_index_without_its_shard(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        foreign(tmp_path / f"{name}.tar", {f"{name}.txt": name.encode()})
+    assert len(ShardSource(tmp_path)) == 2
+    (tmp_path / "b.tar").unlink()
+    with pytest.raises(InputError, match=r"b.idx.npz: its shard is missing; 2 indices but 1 shards in the folder"):
+        ShardSource(tmp_path)
+    (tmp_path / "b.idx.npz").unlink()
+    assert len(ShardSource(tmp_path)) == 1
+
+
 def test_a_manifest_or_index_that_cannot_be_read(tmp_path: Path) -> None:
     out = write(tmp_path / "out", 2)
     index = out / "shard-000000.idx.npz"

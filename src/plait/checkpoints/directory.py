@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -52,6 +53,7 @@ def save(
 
     Raises:
         CheckpointError: the directory holds something else, or a tensor belongs to no part.
+        OSError: it cannot be written, as on a full disk; what was there stays.
     """
     out = Path(directory).absolute()
     if out.exists() and not is_checkpoint(out) and not (out.is_dir() and not any(out.iterdir())):
@@ -67,11 +69,14 @@ def save(
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted save left
     folder.mkdir(parents=True)
     try:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        _write_weights(tensors, folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         system.format.write_files(folder)
         if beside is not None:
             beside(folder)
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # the name must not outlive a power cut without the content
         _take_name(folder, out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -260,6 +265,17 @@ def _digest(name: str, tensor: Tensor) -> str:
     """One line for a tensor: name, type, shape and the SHA-256 of its bytes."""
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(content.data).hexdigest()}"
+
+
+def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes tensors; a fault of the disk is the OSError that it is elsewhere."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def _take_name(folder: Path, out: Path) -> None:

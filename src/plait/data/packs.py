@@ -9,17 +9,23 @@ element k is therefore a function of the configuration alone: neither workers, n
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+import re
+import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.document import Document
-from plait.errors import ConfigError, DocumentError
+from plait.errors import ConfigError, DocumentError, TrainingError
 from plait.sequence import Collator, PackPolicy, Sequence, Transform, pack_isolated, pack_stream
 from plait.systems.base import Format
 
@@ -132,7 +138,7 @@ class Elements:
             arrays["anchor"] = np.array([window, first - at])
         arrays["skipped"] = np.array(sum(window.skipped for window in lost))
         arrays["cut"] = np.array(sum(window.cut for window in lost))
-        return arrays
+        return {name: np.asarray(array, order="C") for name, array in arrays.items()}  # what shared memory takes
 
     def _locate(self, row: int) -> tuple[int, int]:
         """The window that a row of the whole run lies in, and which of its rows it is."""
@@ -219,35 +225,96 @@ def _grain() -> Any:
 class Loader:
     """Iterates over the elements of one rank, prepared ahead by a thread or by worker processes.
 
-    `state` after an element is all that is needed to go on behind it, with any number of workers or ranks.
+    `state` after an element is all that is needed to go on behind it, with any number of workers or ranks. Workers
+    leave Ctrl-C to the process that they work for, and end when it is gone.
+
+    Raises:
+        ConfigError: a state of other numbers of documents, whose order would be another one.
     """
 
     def __init__(
         self, data: Data, format: Format, rank: int = 0, ranks: int = 1, state: Mapping[str, Any] | None = None
     ) -> None:
         grain = _grain()
-        state = state or {"next": 0, "anchor": (0, 0)}
-        self.state: dict[str, Any] = dict(state)
-        window, before = state["anchor"]
-        elements = Elements(data, format, rank, ranks, first=int(state["next"]), start=(int(window), int(before)))
+        documents = {name: len(source) for name, source in data.sources.items()}
+        self.state: dict[str, Any] = {"next": 0, "anchor": (0, 0), "documents": documents, **(state or {})}
+        if self.state["documents"] != documents:
+            raise ConfigError(
+                f"sources of {documents} documents, but the run began with {self.state['documents']}: give it the data "
+                "that it began with, or begin another run"
+            )
+        self._workers = data.workers
+        window, before = self.state["anchor"]
+        elements = Elements(data, format, rank, ranks, first=int(self.state["next"]), start=(int(window), int(before)))
         dataset = grain.MapDataset.source(elements).to_iter_dataset(
             grain.ReadOptions(num_threads=0 if data.workers else 1, prefetch_buffer_size=2)
         )
         if data.workers:
             dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
+                grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2), _end_with_parent
             )
         self._iterator = iter(dataset)
+        self._started = False
 
     def __iter__(self) -> Iterator[Arrays]:
         return self
 
     def __next__(self) -> Arrays:
-        arrays: Arrays = next(self._iterator)
-        self.state = {"next": self.state["next"] + 1, "anchor": arrays.pop("anchor").tolist()}
+        """The next element.
+
+        Raises:
+            TrainingError: a worker process was ended from outside.
+        """
+        starts = self._workers and not self._started
+        self._started = True
+        try:
+            with _interrupts_held() if starts else contextlib.nullcontext():
+                arrays: Arrays = next(self._iterator)
+        except RuntimeError as error:
+            ended = re.match(r"Worker process was terminated .* exit code (-?\d+)", str(error))
+            if ended is None:
+                raise
+            raise TrainingError(_ended(int(ended[1]), self._workers)) from error
+        self.state = self.state | {"next": self.state["next"] + 1, "anchor": arrays.pop("anchor").tolist()}
         return arrays
 
     def close(self) -> None:
         """Ends threads and processes."""
         if close := getattr(self._iterator, "close", None):
             close()
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends this worker process when the one that it works for does: a killed one tells its workers nothing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers have a parent"
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Holds Ctrl-C back from this thread, and for good from the processes that it starts.
+
+    A terminal sends it to all processes, but the run decides when to stop, and needs its workers until then.
+    """
+    resource_tracker.ensure_running()  # first: as it starts, it lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ended(code: int, workers: int) -> str:
+    """What is said of a worker that ended with an exit code, or by the signal of a negative one."""
+    why = {-signal.SIGKILL: ", as by a machine out of memory", -signal.SIGBUS: ", as when /dev/shm is full"}
+    how = f"ended by {signal.Signals(-code).name}{why.get(code, '')}" if code < 0 else f"ended with exit code {code}"
+    return (
+        f"1 of {workers} workers that prepare batches was {how}; the same command goes on from the last checkpoint, "
+        "with fewer where memory is short: --set stages.STAGE.data.workers=0"
+    )

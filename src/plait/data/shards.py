@@ -292,6 +292,13 @@ def _listing(root: Path) -> tuple[list[Path], list[int]]:
     tars = sorted(path for path in root.glob("*.tar") if not path.name.startswith("."))
     path = root / MANIFEST
     if not path.is_file():
+        indices = sorted(root.glob("*.idx.npz"))
+        gone = [index for index in indices if index not in map(_index_path, tars)]
+        if gone:
+            raise InputError(
+                f"{gone[0]}: its shard is missing; {len(indices)} indices but {len(tars)} shards in the folder: fetch "
+                "the shard again, or delete the index too"
+            )
         return tars, []
     try:
         shards = json.loads(path.read_text(encoding="utf-8"))["shards"]

@@ -66,7 +66,9 @@ class RunLog:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record and hand it to the sinks."""
         plain = _plain(record)
-        self._file.write(json.dumps(plain, allow_nan=False).encode() + b"\n")
+        line = json.dumps(plain, allow_nan=False).encode() + b"\n"
+        while line:  # a disk that fills up takes a part, and says why only when it is given the rest
+            line = line[self._file.write(line) :]
         for sink in self._sinks:
             sink.write(plain)
 

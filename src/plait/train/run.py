@@ -14,6 +14,7 @@ import copy
 import functools
 import json
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -28,7 +29,7 @@ import torch
 from plait.checkpoints import directory as checkpoints
 from plait.config import difference, read_yaml, to_plain, write_yaml
 from plait.document import Image
-from plait.errors import ConfigError, Interrupted
+from plait.errors import DISK_FULL, CheckpointError, ConfigError, Interrupted, TrainingError
 from plait.generate.engine import Engine
 from plait.generate.model import Model
 from plait.objectives.gather import all_sum
@@ -76,14 +77,18 @@ class Run:
 
         Raises:
             Interrupted: Ctrl-C was pressed; the step under way was finished and saved.
-            TrainingError: the run must not go on (`Loop.advance`).
+            TrainingError: the run must not go on (`Loop.advance`), or the disk is full.
+            CheckpointError: the newest checkpoint cannot be read.
         """
+        with _room(self):
+            return self._train()
+
+    def _train(self) -> Path:
         latest = self._latest()
         if latest is None:
             system, state, step, first = self.recipe.build(), None, 0, 0
         else:
-            system = checkpoints.load(latest)
-            state = torch.load(latest / "state.pt", weights_only=True)
+            system, state = _restored(latest)
             step, first = int(state["total"]), [s.name for s in self.recipe.stages].index(state["stage"])
         system.to(self.ranks.device)
         if self.ranks.first:
@@ -118,6 +123,8 @@ class Run:
     def _stage(self, system: System, stage: Stage, state: Mapping[str, Any] | None, step: int, log: Any) -> int:
         """Runs what is left of a stage; the number of the next step of the run."""
         loop = Loop(system, stage, self.ranks, state)
+        if self.ranks.first:
+            self._tidy(loop, step)
         began = time.perf_counter()
         stop = False
         try:
@@ -141,7 +148,7 @@ class Run:
         return step
 
     def _save(self, loop: Loop, step: int) -> None:
-        """Writes a checkpoint beside the others, whole or not at all, and removes those no longer needed."""
+        """Writes a checkpoint beside the others, whole or not at all."""
         state = {**loop.save(), "total": step}
         weights = parallel.whole(loop.system.state_dict())
         if self.ranks.first:
@@ -149,18 +156,17 @@ class Run:
             def beside(folder: Path) -> None:
                 with (folder / "state.pt").open("wb") as file:
                     torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
 
             checkpoints.save(loop.system, self.directory / "checkpoints" / f"step-{step:08d}", beside, weights)
             self._tidy(loop, step)
         self.ranks.wait()
 
     def _tidy(self, loop: Loop, step: int) -> None:
+        """Removes the stage's checkpoints that are no longer needed, and what a kill left of a save or of this."""
         began = step - loop.step
         inside = [path for path in self._saved() if began < _number(path) <= step]
         kept = 1 if loop.step == loop.stage.steps else KEPT
-        for path in inside[:-kept]:
+        for path in (*inside[:-kept], *(self.directory / "checkpoints").glob(".step-*.partial")):
             shutil.rmtree(path)
 
     def _saved(self) -> list[Path]:
@@ -227,6 +233,32 @@ class Run:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_yaml(mine, path)
         self.ranks.wait()
+
+
+@contextlib.contextmanager
+def _room(run: Run) -> Iterator[None]:
+    """Says of a full disk how much room there is, and where the run goes on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        free = shutil.disk_usage(run.directory).free
+        raise TrainingError(
+            f"{error.filename or run.directory}: {error.strerror}, {free:,} bytes are free; make room, and the same "
+            f"command goes on behind step {run.next_step}"
+        ) from error
+
+
+def _restored(checkpoint: Path) -> tuple[System, dict[str, Any]]:
+    """The system and the state in a checkpoint of a run."""
+    try:
+        return checkpoints.load(checkpoint), torch.load(checkpoint / "state.pt", weights_only=True)
+    except (CheckpointError, OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: cannot be read ({str(error).splitlines()[0]}); delete this folder, and the same command "
+            "goes on from the one before it"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,41 +1,35 @@
-"""Run by torchrun or alone: some steps of a stage of a very small CM3Leon; rank 0 prints its losses as JSON."""
+"""Run by torchrun or alone: some steps of a stage of a very small CM3Leon; rank 0 prints its losses as JSON.
+
+`launch` runs it so, for benchmarks and tests.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 
 import torch
+from small import CONFIG, DOCUMENTS
 
-from plait.data.shapes import Shapes
-from plait.nn.vqgan import VQGANConfig
 from plait.recipes.cm3leon import build, pretrain_stage, tokenizer_stage
-from plait.systems.cm3leon import CM3LeonConfig
 from plait.train import parallel
 from plait.train.loop import Loop
 from plait.train.stage import Optimiser
 
-CONFIG = CM3LeonConfig(
-    image=VQGANConfig(
-        resolution=32,
-        channels=8,
-        multipliers=(1, 1, 2),
-        blocks=1,
-        attention_resolutions=(),
-        latent_channels=8,
-        code_width=4,
-        codes=32,
-    ),
-    width=64,
-    depth=2,
-    heads=2,
-    positions=256,
-    text_tokens=512,
-    sentinels=8,
-    init_std=0.02,
-    position_std=0.02,
-)
+
+def launch(ranks: int, steps: int, variant: str) -> dict[str, list[float]]:
+    """What `main` prints, as so many processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, __file__, str(steps), variant]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{ranks} ranks of {variant} ended with {done.returncode}: {done.stderr[-3000:]}")
+    found: dict[str, list[float]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def main(steps: int, variant: str) -> None:
@@ -47,10 +41,9 @@ def main(steps: int, variant: str) -> None:
     torch.set_num_threads(1)
     ranks = parallel.join()
     torch.manual_seed(0)
-    documents = Shapes(seed=1, length=10_000, objects=(1, 2, 3), mix={"draw": 0.5, "both": 0.5})
-    system = build(CONFIG, documents)
+    system = build(CONFIG, DOCUMENTS)
     make = tokenizer_stage if variant == "tokenizer" else pretrain_stage
-    stage = replace(make(CONFIG, {"shapes": documents}, steps=steps), precision="fp32")
+    stage = replace(make(CONFIG, {"shapes": DOCUMENTS}, steps=steps), precision="fp32")
     if variant == "adamw":
         adamw = Optimiser(train=("decoder.*", "embed.*", "positions.*"), lr=1e-3, eps=1e-6)
         stage = replace(stage, updates=(replace(stage.updates[0], optimisers=(adamw,)),))
