@@ -114,10 +114,10 @@ class Rotary(nn.Module):
 class XPos(nn.Module):
     """xPos (arXiv 2212.10554), as KOSMOS-1 uses it: adjacent pairs turned as by `Rotary`, and scaled.
 
-    Pair i of a query at p is scaled by zeta_i^((p - c) / 512), of a key by the inverse, with zeta_i = (2i + 0.4d) / 1.4d
+    Pair i of a query at p is scaled by zeta_i^((p - c) / 512), of a key by the inverse, zeta_i = (2i + 0.4d) / 1.4d
     (released code: torchscale), so that their product falls by zeta_i^(distance / 512). It does not depend on c, the
-    centre. The releases take half of the present length, which moves with every new element, so that they keep keys
-    unrotated; here c is half of the longest length, fixed, so that a cached key stays right.
+    centre. The releases take half of the present length, which moves with every new element, and so have to keep keys
+    unrotated; here c is half of the longest length, fixed, and a cached key stays right.
 
     The factors grow exponentially, fastest those of pair 0, with zeta = 2/7. With c in the middle they stay within
     3.5^(length / 1024): 12.3 at KOSMOS-1's 2,048 positions. What limits the length is the score of a key far after the
@@ -136,10 +136,9 @@ class XPos(nn.Module):
 
     def __init__(self, head_width: int, length: int, base: float = 10_000.0, scale_base: float = 512.0) -> None:
         super().__init__()
-        if length > LONGEST * scale_base:
-            raise InputError(
-                f"xPos over {length} positions overflows, at most {int(LONGEST * scale_base)} fit: shorten the sequences"
-            )
+        most = int(LONGEST * scale_base)
+        if length > most:
+            raise InputError(f"xPos over {length} positions overflows, at most {most} fit: shorten the sequences")
         self.centre = length // 2
         self.scale_base = scale_base
         self._frequency = _frequencies(head_width, base)
