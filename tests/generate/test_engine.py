@@ -191,6 +191,21 @@ def test_logprobs_are_those_of_one_full_pass(system: CM3Leon, picture: Picture) 
     assert run.logprobs == pytest.approx([float(logprobs[i, id]) for i, id in enumerate(run.ids)], abs=1e-4)
 
 
+@torch.no_grad()
+def test_a_prompt_keeps_its_whole_spans(cm3leon: CM3Leon, picture: Picture) -> None:
+    documents = [Document([picture(0), "a red circle"]), Document(["a dog", picture(1), picture(2), "and"])]
+    causal = [cm3leon.layout(document, open=True) for document in documents]
+    whole = [
+        replace(prompt, spans=tuple(replace(span, whole=isinstance(span.fill, Slot)) for span in prompt.spans))
+        for prompt in causal
+    ]
+    read, otherwise = Engine(cm3leon)._read(whole, 0), Engine(cm3leon)._read(causal, 0)
+    for i, prompt in enumerate(whole):
+        states = cm3leon(cm3leon.format.collator()([[prompt]], shift=False)).states
+        torch.testing.assert_close(read[i], states[0, -1], atol=2e-5, rtol=1e-4)
+        assert (read[i] - otherwise[i]).abs().max() > 1e-2
+
+
 def test_guidance_1_and_2_differ_and_text_is_not_guided(cm3leon: CM3Leon) -> None:
     one, two = Engine(cm3leon).run([Document(["a dog", DRAWN])] * 2, [Settings(), Settings(guidance=2.0)])
     assert one.runs[0].ids != two.runs[0].ids

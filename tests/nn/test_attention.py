@@ -1,68 +1,132 @@
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_mask
+from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from plait.errors import InputError
-from plait.nn.attention import KVCache, SelfAttention, Visibility
+from plait.nn import attention
+from plait.nn.attention import PLAIN, Attend, KVCache, Score, SelfAttention, Visibility
 from plait.nn.blocks import MLP, Block, Decoder
-from plait.nn.positions import NoRotation, Rotary
+from plait.nn.positions import NoRotation, RelativeBias, Rotary, SinusoidalPositions, XPos
 
 Packs = tuple[Tensor, Tensor, list[tuple[int, int, int]]]  # document, block, (row, first, behind the last)
 
 
 def draw_packs(random: Random) -> Packs:
-    """Rows of documents of many lengths, with whole spans and pads."""
+    """Rows of documents of many lengths, causal, whole or mixed, and pads."""
     b, t = random.randint(1, 3), random.randint(1, 30)
     document = torch.full((b, t), -1)
     block = torch.full((b, t), -1)
     places = []
     for row in range(b):
         at = blocks = 0
-        spans = random.random() < 0.6
+        kind = random.choice(["causal", "whole", "mixed"])
         for number in range(random.randint(0, 5)):
             stop = min(t, at + random.randint(1, 12))
             if at < stop:
                 document[row, at:stop] = number
                 places.append((row, at, stop))
-                if spans:
-                    a, b_ = sorted(random.randint(at, stop) for _ in range(2))
-                    block[row, a:b_] = blocks
-                    blocks += 1
+                cuts = [at, stop] if kind == "whole" else sorted(random.randint(at, stop) for _ in range(4))
+                for a, b_ in pairwise(cuts):
+                    if kind == "whole" or (kind == "mixed" and random.random() < 0.6):
+                        block[row, a:b_] = blocks
+                        blocks += 1
             at = stop
     return document, block, places
 
 
-def alone(q: Tensor, k: Tensor, v: Tensor, block: Tensor) -> Tensor:
+def random_bias(bidirectional: bool = True) -> RelativeBias:
+    """Of two heads, with buckets that end within a document."""
+    bias = RelativeBias(8, 2, longest=9, bidirectional=bidirectional)
+    nn.init.normal_(bias.weight, std=2.0, generator=torch.Generator().manual_seed(5))
+    return bias
+
+
+SCORES: dict[str, Callable[[], Score]] = {
+    "plain": Score,
+    "unscaled": lambda: Score(scale=1.0),
+    "t5": lambda: Score(scale=1.0, bias=random_bias(False)),
+    "biased": lambda: Score(bias=random_bias()),
+}
+
+
+@pytest.fixture(params=SCORES)
+def score(request: pytest.FixtureRequest) -> Score:
+    return SCORES[request.param]()
+
+
+def alone(q: Tensor, k: Tensor, v: Tensor, block: Tensor, score: Score = PLAIN) -> Tensor:
     """Attention of one document, (t, h, d) each, element by element."""
     out = torch.zeros_like(v)
+    scale = q.shape[-1] ** -0.5 if score.scale is None else score.scale
     for i in range(len(q)):
         seen = [j for j in range(len(q)) if j <= i or (block[i] >= 0 and block[i] == block[j])]
-        score = torch.einsum("hd,jhd->hj", q[i], k[seen]) / q.shape[-1] ** 0.5
-        out[i] = torch.einsum("hj,jhd->hd", score.softmax(-1), v[seen])
+        wanted = scale * torch.einsum("hd,jhd->hj", q[i], k[seen])
+        if score.bias is not None:
+            wanted = wanted + score.bias(torch.tensor([i - j for j in seen])).T
+        out[i] = torch.einsum("hj,jhd->hd", wanted.softmax(-1), v[seen])
     return out
 
 
-@settings(max_examples=40, deadline=None)
-@given(random=st.randoms(use_true_random=False))
-def test_packed_attention_is_that_of_each_document_alone(random: Random) -> None:
-    document, block, places = draw_packs(random)
-    b, t = document.shape
-    q, k, v = torch.randn(3, b, t, 2, 4, generator=torch.Generator().manual_seed(random.randrange(1000)))
-    expected = torch.zeros_like(v)  # pads stay zero
+def each_alone(qkv: Tensor, block: Tensor, places: list[tuple[int, int, int]], score: Score) -> Tensor:
+    """`alone` for every document of a pack (3, b, t, h, d); pads stay zero."""
+    expected = torch.zeros_like(qkv[0])
     for row, first, last in places:
         here = (row, slice(first, last))
-        expected[here] = alone(q[here], k[here], v[here], block[here])
+        expected[here] = alone(*qkv[:, row, first:last], block[here], score)
+    return expected
+
+
+def draw_qkv(random: Random, b: int, t: int) -> Tensor:
+    """(3, b, t, 2, 4)."""
+    return torch.randn(3, b, t, 2, 4, generator=torch.Generator().manual_seed(random.randrange(1000)))
+
+
+FIXTURE_STAYS = [HealthCheck.function_scoped_fixture]  # a score is not changed by use
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=FIXTURE_STAYS)
+@given(random=st.randoms(use_true_random=False))
+def test_packed_attention_is_that_of_each_document_alone(random: Random, score: Score) -> None:
+    document, block, places = draw_packs(random)
+    qkv = draw_qkv(random, *document.shape)
+    with torch.no_grad():
+        expected = each_alone(qkv, block, places, score)
     visible = Visibility(document, block)
-    torch.testing.assert_close(visible.attend(q, k, v), expected, atol=2e-6, rtol=1e-5)
-    half = [x.bfloat16().requires_grad_() for x in (q, k, v)]  # scores written out
-    torch.testing.assert_close(visible.attend(*half).float(), expected, atol=5e-2, rtol=2e-2)
+    torch.testing.assert_close(visible.attend(*qkv, score), expected, atol=2e-6, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(visible.attend(*qkv.bfloat16(), score).float(), expected, atol=6e-2, rtol=3e-2)
+    half = [x.bfloat16().requires_grad_() for x in qkv]  # scores written out
+    torch.testing.assert_close(visible.attend(*half, score).float(), expected, atol=6e-2, rtol=3e-2)
+
+
+@settings(max_examples=15, deadline=None)
+@given(random=st.randoms(use_true_random=False))
+def test_gradients_of_a_bias_on_packs_are_those_of_its_documents(random: Random) -> None:
+    document, block, places = draw_packs(random)
+    if not places:
+        return
+    score = Score(scale=1.0, bias=random_bias())
+    weight = next(score.bias.parameters())
+    x = torch.randn(4, *document.shape, 2, 4, generator=torch.Generator().manual_seed(random.randrange(1000)))
+    wanted = x[3] * (document >= 0)[..., None, None]
+    qkv = x[:3].clone().requires_grad_()
+    expected = torch.autograd.grad(each_alone(qkv, block, places, score), (qkv, weight), wanted)
+    got = torch.autograd.grad(Visibility(document, block).attend(*qkv, score), (qkv, weight), wanted)
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
+    half = x[:3].bfloat16().requires_grad_()
+    out = Visibility(document, block).attend(*half, score)
+    (rough,) = torch.autograd.grad(out, (weight,), wanted.bfloat16())
+    torch.testing.assert_close(rough, expected[1], atol=0.3, rtol=5e-2)
 
 
 @settings(max_examples=20, deadline=None)
@@ -91,6 +155,25 @@ def test_the_mask_of_the_gpu_kernel_is_the_dense_one(random: Random) -> None:
     real = document >= 0
     assert torch.equal(mask[real], visible.dense()[real])
     assert mask.any(-1).all()  # a query that sees nothing would give NaN
+
+
+@pytest.fixture
+def eager_flex(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention as written, which runs on a CPU, forward only."""
+    monkeypatch.setattr(attention, "_compiled_flex", lambda: flex_attention)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@settings(max_examples=6, deadline=None, suppress_health_check=FIXTURE_STAYS)
+@given(random=st.randoms(use_true_random=False))
+@torch.no_grad()
+def test_the_gpu_path_is_that_of_each_document_alone(random: Random, score: Score, eager_flex: None) -> None:
+    document, block, places = draw_packs(random)
+    qkv = draw_qkv(random, *document.shape)
+    real = document >= 0
+    got = Visibility(document, block)._flex(*qkv, score)
+    torch.testing.assert_close(got[real], each_alone(qkv, block, places, score)[real], atol=2e-6, rtol=1e-5)
+    assert got.isfinite().all()
 
 
 def model(rotation: nn.Module | None = None) -> Decoder:
@@ -147,26 +230,40 @@ def test_a_width_that_heads_do_not_divide_is_refused() -> None:
 class Rows:
     """The oracle of a cache: what each row was fed, and the full pass over it."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache, score: Score = PLAIN, embed: nn.Module | None = None) -> None:
         self.decoder = decoder
         self.cache = cache
+        self.score = score
+        self.embed = embed
         self.fed: list[Tensor] = []  # (t, c) each
+        self.blocks: list[Tensor] = []  # (t,) each
         self.generator = torch.Generator().manual_seed(3)
 
-    def feed(self, counts: list[int], cache: KVCache | None = None, first: int = 0) -> None:
-        """Feeds new elements to the first rows, and compares with the full passes."""
+    def run(self, x: Tensor, position: Tensor, attend: Callable[[int], Attend]) -> Tensor:
+        return self.decoder(x if self.embed is None else x + self.embed(position), position, attend)
+
+    def feed(self, counts: list[int], cache: KVCache | None = None, first: int = 0, wholes: str = "") -> None:
+        """Feeds new elements to the first rows, and compares with the full passes.
+
+        `wholes`: a letter for each new element, the same in all rows; equal letters are a whole span, dots causal.
+        """
         while len(self.fed) < first + len(counts):
             self.fed.append(torch.zeros(0, 16))
+            self.blocks.append(torch.zeros(0).long())
         x = torch.randn(len(counts), max(counts), 16, generator=self.generator)
+        block = torch.tensor([-1 if letter == "." else ord(letter) for letter in wholes or "." * max(counts)])
+        block = torch.where(torch.arange(max(counts)) < torch.tensor(counts)[:, None], block, -1)
         cache = cache or self.cache
-        position = cache.advance(torch.tensor(counts))
-        out = self.decoder(x, position, cache.attend)
+        position = cache.advance(torch.tensor(counts), block if wholes else None)
+        out = self.run(x, position, lambda layer: cache.attend(layer, self.score))
         for i, count in enumerate(counts):
             row = self.fed[first + i] = torch.cat([self.fed[first + i], x[i, :count]])
+            new = torch.where(block[i, :count] < 0, -1, block[i, :count] + 1000 * len(self.blocks[first + i]))
+            spans = self.blocks[first + i] = torch.cat([self.blocks[first + i], new])
             n = len(row)
             assert position[i, :count].tolist() == list(range(n - count, n))
-            one = Visibility(torch.zeros(1, n).long(), torch.full((1, n), -1))
-            full = self.decoder(row[None], torch.arange(n)[None], lambda layer, one=one: one.attend)
+            one = functools.partial(Visibility(torch.zeros(1, n).long(), spans[None]).attend, score=self.score)
+            full = self.run(row[None], torch.arange(n)[None], lambda layer, one=one: one)
             torch.testing.assert_close(out[i, :count], full[0, n - count :], atol=2e-5, rtol=1e-4)
 
     def adopt(self, counts: list[int]) -> None:
@@ -179,17 +276,59 @@ class Rows:
         """The last row takes the place of one that is done."""
         self.cache.move(len(self.fed) - 1, row)
         self.cache.clear(len(self.fed) - 1)
-        self.fed[row] = self.fed[-1]
-        self.fed.pop()
+        for held in (self.fed, self.blocks):
+            held[row] = held[-1]
+            held.pop()
+
+
+POSITIONS: dict[str, Callable[[KVCache], Rows]] = {
+    "rotary": lambda cache: Rows(model(), cache),
+    "xpos": lambda cache: Rows(model(XPos(8, 40)), cache),
+    "sinusoidal": lambda cache: Rows(model(NoRotation()), cache, embed=SinusoidalPositions(16)),
+    "t5": lambda cache: Rows(model(NoRotation()), cache, SCORES["t5"]()),
+    "biased": lambda cache: Rows(model(NoRotation()), cache, SCORES["biased"]()),
+}
 
 
 @pytest.mark.parametrize("capacity", [None, 40])
+@pytest.mark.parametrize("positions", POSITIONS)
 @torch.no_grad()
-def test_step_by_step_is_the_full_pass(capacity: int | None) -> None:
-    rows = Rows(model(), KVCache(4, capacity))
+def test_step_by_step_is_the_full_pass(positions: str, capacity: int | None) -> None:
+    rows = POSITIONS[positions](KVCache(4, capacity))
     for counts in ([3, 7, 1], [1, 1, 1], [4, 1, 2], [1, 1, 1], [2, 5, 1], [1, 1, 1]):
         rows.feed(counts)
     assert rows.cache.lengths.tolist() == [12, 16, 7, 0]
+
+
+@pytest.mark.parametrize("capacity", [None, 40])
+@pytest.mark.parametrize("positions", POSITIONS)
+@torch.no_grad()
+def test_whole_spans_in_a_prompt_and_behind_it_are_seen_whole(positions: str, capacity: int | None) -> None:
+    rows = POSITIONS[positions](KVCache(3, capacity))
+    rows.feed([8, 5, 1], wholes="a.bbb.cc")  # the second ends inside b, the third is one element of its own
+    rows.feed([1, 1, 1])
+    rows.feed([4, 2, 3], wholes=".aaa")  # the same letter, another span
+    rows.feed([1, 1, 1])
+    assert rows.cache.lengths.tolist() == [14, 9, 6]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=FIXTURE_STAYS)
+@given(random=st.randoms(use_true_random=False))
+@torch.no_grad()
+def test_a_prefilled_cache_is_a_dense_mask(random: Random, score: Score) -> None:
+    document, block, _ = draw_packs(random)
+    b, t = document.shape
+    document = torch.where(document == 0, 0, -1)  # the first sequence of each row is its prompt
+    counts = (document == 0).sum(1)
+    if not counts.max():
+        return
+    cache = KVCache(b)
+    cache.advance(counts, block[:, : int(counts.max())])
+    qkv = draw_qkv(random, b, t)
+    out = cache.attend(0, score)(*qkv[:, :, : int(counts.max())])
+    for row, count in enumerate(counts.tolist()):
+        expected = alone(*qkv[:, row, :count], block[row], score)
+        torch.testing.assert_close(out[row, :count], expected, atol=2e-6, rtol=1e-5)
 
 
 @settings(max_examples=15, deadline=None)

@@ -227,11 +227,11 @@ class Engine:
 
     def _read(self, prompts: list[Sequence], first: int) -> Tensor:
         """Prefills rows from `first` on: (n, c) last hidden states."""
-        batch = self._collate([[prompt] for prompt in prompts], shift=False).to(self.system.device)
+        batch = self._collate([[prompt] for prompt in prompts], shift=False)
         fresh = KVCache(len(prompts))
         counts = torch.tensor([len(prompt) for prompt in prompts])
-        fresh.advance(counts)
-        hidden = self.system(batch, fresh).states
+        fresh.advance(counts, batch.block)
+        hidden = self.system(batch.to(self.system.device), fresh).states
         self._cache.adopt(fresh, first)
         return hidden[torch.arange(len(prompts)), counts.to(hidden.device) - 1]
 

@@ -5,13 +5,17 @@ A module does not know how a batch is packed or cached: it is given an `Attend`,
 * `Visibility.attend`: rows of packed sequences; an element sees those of its own sequence before it, and all of its
   own whole span. On a CPU the sequences of similar length are gathered and run through scaled-dot-product attention
   together, so no element attends to another sequence's; on a GPU one FlexAttention kernel skips them.
-* `KVCache.attend(layer)`: new elements see all that the cache holds of their row.
+* `KVCache.attend(layer)`: new elements see all that the cache holds of their row, and all of their own whole span.
+
+Both take a `Score` where it is not the usual one: another scale, or a bias for distances. It belongs to the `Attend`,
+not to a layer's module, so the layers of a stack share one.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +29,39 @@ WRITTEN_OUT = 512  # sequences up to this length, see _attend
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, t, h, d) three times -> (b, t, h, d)
 
 
+@dataclass(frozen=True)
+class Score:
+    """How much a query wants a key: scale * q k + bias(distance)."""
+
+    scale: float | None = None
+    """None: 1 / sqrt(d)."""
+    bias: Callable[[Tensor], Tensor] | None = None
+    """Distances (...) in elements, positive to keys before the query -> (..., h). `RelativeBias` is one."""
+
+    def added(self, distance: Int[Tensor, "*any q k"], seen: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What is added to the scaled products, (..., h, q, k): the bias, and -inf where `seen` is false."""
+        bias = torch.zeros((), dtype=dtype, device=distance.device)
+        if self.bias is not None:
+            bias = self.bias(distance).movedim(-1, -3).to(dtype)
+        return bias if seen is None else torch.where(seen, bias, -torch.inf)
+
+    def modification(self, length: int, device: torch.device) -> Callable[..., Tensor] | None:
+        """The bias as FlexAttention wants it: a function of (score, row, head, query, key) in rows of `length`."""
+        if self.bias is None:
+            return None
+        bias = self.bias(torch.arange(1 - length, length, device=device))  # (2 * length - 1, h)
+        nearest = torch.tensor(length - 1, device=device)  # a tensor: a number would compile anew for each length
+        return lambda score, row, head, query, key: score + bias[query - key + nearest, head]
+
+
+PLAIN = Score()
+
+
 class SelfAttention(nn.Module):
-    """Multi-head self-attention: out(softmax(q k^T / sqrt(d)) v), with q and k turned by `rotation`."""
+    """Multi-head self-attention: out(softmax(q k^T / sqrt(d)) v), with q and k turned by `rotation`.
+
+    What the softmax is taken of is for `attend` to say: see `Score`.
+    """
 
     def __init__(self, width: int, heads: int, rotation: nn.Module, bias: bool = False) -> None:
         super().__init__()
@@ -69,14 +104,20 @@ class Visibility:
         return torch.where(real, same & (before | together), torch.eye(t, dtype=torch.bool, device=order.device))
 
     def attend(
-        self, q: Float[Tensor, "b t h d"], k: Float[Tensor, "b t h d"], v: Float[Tensor, "b t h d"]
+        self,
+        q: Float[Tensor, "b t h d"],
+        k: Float[Tensor, "b t h d"],
+        v: Float[Tensor, "b t h d"],
+        score: Score = PLAIN,
     ) -> Float[Tensor, "b t h d"]:
         """Packed attention; pads give zeros on a CPU and anything on a GPU."""
-        return self._flex(q, k, v) if q.is_cuda else self._grouped(q, k, v)
+        return self._flex(q, k, v, score) if q.is_cuda else self._grouped(q, k, v, score)
 
-    def _flex(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _flex(self, q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
         heads = (x.transpose(1, 2) for x in (q, k, v))
-        return _compiled_flex()(*heads, block_mask=self._block_mask).transpose(1, 2)
+        changed = score.modification(q.shape[1], q.device)
+        run = _compiled_flex()
+        return run(*heads, score_mod=changed, block_mask=self._block_mask, scale=score.scale).transpose(1, 2)
 
     @functools.cached_property
     def _block_mask(self) -> Any:
@@ -126,7 +167,7 @@ class Visibility:
             return None
         return Visibility(torch.where(real, 0, -1), block).dense()[:, None]
 
-    def _grouped(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _grouped(self, q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
         groups, inverse = self._groups
         b, t, h, d = q.shape
         qkv = torch.stack((q, k, v)).reshape(3, b * t, h, d)
@@ -134,27 +175,31 @@ class Visibility:
         for group in groups:
             gathered = qkv.index_select(1, group.index.flatten()).view(3, *group.index.shape, h, d)
             queries, keys, values = gathered.transpose(2, 3)  # (s, h, n, d) each
-            parts.append(_attend(queries, keys, values, group.mask))
+            parts.append(_attend(queries, keys, values, group.mask, score))
         flat = [part.transpose(1, 2).reshape(-1, h, d) for part in parts]
         joined = torch.cat([*flat, q.new_zeros(1, h, d)])  # the last row is what pads get
         return joined.index_select(0, inverse).view(b, t, h, d)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, score: Score) -> Tensor:
     """Attention (s, h, n, d) under a mask (s, 1, n, n), or plainly causal where there is none.
 
     In bf16 the CPU kernel's backward takes five times as long as three matrix products with the scores written out
     (measured for n = 85 and 150), so short sequences are trained that way.
     """
     n = q.shape[-2]
-    if q.dtype != torch.bfloat16 or not torch.is_grad_enabled() or n > WRITTEN_OUT:
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    if mask is None:
-        mask = torch.ones(n, n, dtype=torch.bool, device=q.device).tril()
-    hidden = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
-    hidden = hidden.expand(*q.shape[:2], n, n).reshape(-1, n, n) if mask.dim() > 2 else hidden
+    written_out = q.dtype == torch.bfloat16 and torch.is_grad_enabled() and n <= WRITTEN_OUT
+    if score.bias is None and not written_out:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=score.scale)
+    order = torch.arange(n, device=q.device)
+    distance = order[:, None] - order
+    added = score.added(distance, distance >= 0 if mask is None else mask, q.dtype)
+    if not written_out:
+        return scaled_dot_product_attention(q, k, v, attn_mask=added, scale=score.scale)
+    added = added.expand(*q.shape[:2], n, n).reshape(-1, n, n) if added.dim() > 2 else added
     queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))  # (s * h, n, d)
-    scores = torch.baddbmm(hidden, queries, keys.transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
+    scale = q.shape[-1] ** -0.5 if score.scale is None else score.scale
+    scores = torch.baddbmm(added, queries, keys.transpose(-1, -2), alpha=scale)
     return torch.bmm(scores.softmax(-1), values).view(q.shape)
 
 
@@ -183,6 +228,22 @@ def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=True)
 
 
+@dataclass(frozen=True)
+class _Use:
+    """What a step of a cache works on: the first `need` elements of the first n rows, and t new ones in each."""
+
+    need: int
+    position: Tensor  # (n, t)
+    place: Tensor  # (n, t): where the new elements are written
+    mask: Tensor | None  # (n, t, need), None where all see all
+
+    def on(self, device: torch.device) -> _Use:
+        if self.place.device == device:
+            return self
+        mask = None if self.mask is None else self.mask.to(device)
+        return _Use(self.need, self.position.to(device), self.place.to(device), mask)
+
+
 class KVCache:
     """Keys and values of the elements so far, for `rows` sequences of their own lengths; never padded on the left.
 
@@ -198,13 +259,18 @@ class KVCache:
         self.rows = rows
         self.lengths = torch.zeros(rows, dtype=torch.long)
         self._layers: list[tuple[Tensor, Tensor]] = []  # (rows, capacity + 1, h, d) twice, one pair a layer
-        self._use: tuple[int, Tensor, Tensor | None] | None = None  # elements in use, (n, t) places, (n, t, need) mask
+        self._use: _Use | None = None
 
-    def advance(self, counts: Int[Tensor, " n"]) -> Int[Tensor, "n t"]:
+    def advance(self, counts: Int[Tensor, " n"], block: Int[Tensor, "n t"] | None = None) -> Int[Tensor, "n t"]:
         """Makes room for counts[i] new elements in row i < n, and returns their positions, t = max(counts).
 
         Elements behind a row's count are fillers: they repeat its last position, are written to the spare place
         behind the capacity and are seen by none.
+
+        Args:
+            counts: new elements of each row.
+            block: numbers of the new elements' whole spans, -1 where an element sees only those before it; None: all
+                do. A whole span comes in one call, since what is in the cache cannot see what follows.
         """
         order = torch.arange(int(counts.max()))
         before = self.lengths[: len(counts)].clone()
@@ -215,26 +281,31 @@ class KVCache:
         position = (before[:, None] + torch.minimum(order, counts[:, None] - 1)).clamp(min=0)
         place = torch.where(order < counts[:, None], position, self.capacity)
         mask = torch.arange(need) <= position[..., None]  # (n, t, need)
-        self._use = (need, place, None if bool(mask.all()) else mask)
+        if block is not None and (block >= 0).any():
+            spans = torch.full((len(counts), self.capacity + 1), -1)
+            spans.scatter_(1, place, block)
+            mask |= (spans[:, None, :need] == block[..., None]) & (block >= 0)[..., None]
+        self._use = _Use(need, position, place, None if bool(mask.all()) else mask)
         return position
 
-    def attend(self, layer: int) -> Attend:
+    def attend(self, layer: int, score: Score = PLAIN) -> Attend:
         """The `Attend` of one layer, for the elements that `advance` made room for."""
 
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             assert self._use is not None, "advance comes before attend"
-            need, place, mask = self._use
-            if place.device != k.device:  # once a step, not once a layer
-                place, mask = place.to(k.device), None if mask is None else mask.to(k.device)
-                self._use = (need, place, mask)
+            use = self._use = self._use.on(k.device)  # once a step, not once a layer
             n = len(q)
             keys, values = self._storage(layer, k)
             row = torch.arange(n, device=k.device)[:, None]
-            keys[row, place] = k
-            values[row, place] = v
-            queries, keys, values = (x.transpose(1, 2) for x in (q, keys[:n, :need], values[:n, :need]))
-            where = None if mask is None else mask[:, None]
-            return scaled_dot_product_attention(queries, keys, values, attn_mask=where).transpose(1, 2)
+            keys[row, use.place] = k
+            values[row, use.place] = v
+            queries, keys, values = (x.transpose(1, 2) for x in (q, keys[:n, : use.need], values[:n, : use.need]))
+            mask = None if use.mask is None else use.mask[:, None]
+            if score.bias is not None:
+                distance = use.position[..., None] - torch.arange(use.need, device=k.device)
+                mask = score.added(distance, mask, q.dtype)
+            out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=score.scale)
+            return out.transpose(1, 2)
 
         return run
 
