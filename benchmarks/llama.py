@@ -60,6 +60,7 @@ class Llama(System):
         self.embed = theirs.model.embed_tokens
         self.head = theirs.lm_head
         layers = theirs.model.layers
+        self.rotation = Rotary(self.config.hidden_size // self.config.num_attention_heads)
         self.decoder = Decoder([self._block(layer) for layer in layers], self._norm(theirs.model.norm))
 
     def _norm(self, theirs: Any) -> RMSNorm:
@@ -69,7 +70,7 @@ class Llama(System):
 
     def _block(self, theirs: Any) -> Block:
         width, heads = self.config.hidden_size, self.config.num_attention_heads
-        attention = SelfAttention(width, heads, rotation=Rotary(width // heads))
+        attention = SelfAttention(width, heads, rotation=self.rotation)
         own = theirs.self_attn
         attention.qkv.weight = nn.Parameter(torch.cat([own.q_proj.weight, own.k_proj.weight, own.v_proj.weight]))
         attention.out = own.o_proj

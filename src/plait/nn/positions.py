@@ -100,15 +100,25 @@ class Rotary(nn.Module):
         super().__init__()
         self.adjacent = adjacent
         self._frequency = _frequencies(head_width, base)
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(
         self, q: Float[Tensor, "b t h d"], k: Float[Tensor, "b t h d"], position: Int[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "b t h d"], Float[Tensor, "b t h d"]]:
-        """q and k, turned."""
-        angle = position[..., None, None].float() * self._frequency.on(position.device)  # (b, t, 1, d / 2)
-        cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+        """q and k, turned. Layers that share a rotation, and are given the same positions, share its cosines."""
+        if torch.compiler.is_compiling():
+            cos, sin = self._cosines(position)
+        else:
+            if self._last is None or self._last[0] is not position:
+                self._last = (position, *self._cosines(position))
+            _, cos, sin = self._last
+        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
         turn = _turn_adjacent if self.adjacent else _turn_halves
         return turn(q, cos, sin), turn(k, cos, sin)
+
+    def _cosines(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        angle = position[..., None, None].float() * self._frequency.on(position.device)  # (b, t, 1, d / 2)
+        return angle.cos(), angle.sin()
 
 
 class XPos(nn.Module):

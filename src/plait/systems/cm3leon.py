@@ -172,7 +172,7 @@ class CM3Leon(System):
         self.embed = nn.Embedding(len(self.vocabulary), config.width)
         self.positions = LearnedPositions(config.positions, config.width, offset=2)
         self.places = LearnedPositions(config.image.codes_per_image, config.width, offset=1) if config.raster else None
-        self.decoder = Decoder([_block(config) for _ in range(config.depth)], plain_layer_norm(config.width))
+        self.decoder = Decoder(_blocks(config), plain_layer_norm(config.width))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -416,9 +416,13 @@ def build(size: str) -> CM3Leon:
     return CM3Leon(SIZES[size], BPE.train([], 256))
 
 
-def _block(config: CM3LeonConfig) -> Block:
+def _blocks(config: CM3LeonConfig) -> list[nn.Module]:
     activation: nn.Module = SquaredReLU() if config.activation == "squared_relu" else nn.ReLU()
     rotation = Rotary(config.width // config.heads, config.rotary) if config.rotary else NoRotation()
+    return [_block(config, activation, rotation) for _ in range(config.depth)]
+
+
+def _block(config: CM3LeonConfig, activation: nn.Module, rotation: nn.Module) -> Block:
     return Block(
         attention_norm=plain_layer_norm(config.width),
         attention=SelfAttention(config.width, config.heads, rotation=rotation),
