@@ -155,7 +155,8 @@ def _descriptor(path: str, inode: int, modified: int) -> _Descriptor:
 def _read(shard: str, name: str, offset: int, size: int) -> bytes:
     try:
         status = os.stat(shard)
-        content = os.pread(_descriptor(shard, status.st_ino, status.st_mtime_ns).number, size, offset)
+        held = _descriptor(shard, status.st_ino, status.st_mtime_ns)  # by name: else it may be closed before it is read
+        content = os.pread(held.number, size, offset)
     except OSError as error:
         raise InputError(f"{shard}: cannot be read ({error.strerror}); check the path") from error
     if len(content) != size:
