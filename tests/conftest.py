@@ -5,10 +5,11 @@ Plait is imported inside the fixtures: shapes are checked only in modules import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -22,6 +23,36 @@ if TYPE_CHECKING:
     from plait.text.bpe import BPE
 
 SENTENCES = ("a small red circle above a blue square", "the big green triangle", "what is it? a cat, and a dog.")
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Callable[[str], Path]:
+    """Name -> a folder of real data beside the repository; without it the test is skipped."""
+    shared = Path(os.environ.get("PLAIT_SHARED", Path(__file__).parents[2] / "shared"))
+
+    def find(name: str) -> Path:
+        folder = shared / "realdata" / name
+        if not folder.is_dir():
+            pytest.skip(f"no {folder}")
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def as_expected() -> Callable[[PIL.Image.Image, Mapping[str, Any], float], None]:
+    """Asserts that a picture is the one that a row of hard-images/expected.json describes, within a tolerance."""
+
+    def check(picture: PIL.Image.Image, row: Mapping[str, Any], tolerance: float) -> None:
+        assert picture.mode == "RGB" and list(picture.size) == row["size"]
+        rgb = np.asarray(picture, dtype=np.float64)
+        np.testing.assert_allclose(rgb.mean((0, 1)), row["mean_rgb"], atol=tolerance)
+        gray = rgb.mean(2)
+        top, left = gray.shape[0] // 2, gray.shape[1] // 2
+        quadrants = [gray[:top, :left], gray[:top, left:], gray[top:, :left], gray[top:, left:]]
+        np.testing.assert_allclose([part.mean() for part in quadrants], row["quadrant_gray"], atol=tolerance)
+
+    return check
 
 
 @pytest.fixture(scope="session")

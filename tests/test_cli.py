@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,6 +212,38 @@ def test_an_import_counts_what_it_left_out(say: Say, tmp_path: Path) -> None:
     assert (rows["broken"], rows["missing"]) == ("1", "0")
 
 
+def test_an_import_of_coco_with_its_flags(say: Say, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "gone.png"}]
+    annotations = [{"image_id": 1, "caption": "a"}, {"image_id": 9, "caption": "b"}]
+    (tmp_path / "mine.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    words = ["--images", str(tmp_path), "--split", f"train={tmp_path / 'mine.json'}", "--out", str(tmp_path / "out")]
+    said = say("data", "import", "coco", str(tmp_path), *words)
+    assert said.code == 0, said.err
+    rows = dict(re.findall(r"(\w+) +│ (.*?) +│", said.out))
+    assert (rows["missing"], rows["broken"], rows["samples"]) == ("2", "0", "{'train': 1}")
+    assert (tmp_path / "out/train/shard-000000.tar").is_file()
+
+
+def test_an_import_of_tars(say: Say, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text("a")
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.add(tmp_path / "0.png", "0.png")
+        tar.add(tmp_path / "0.txt", "0.txt")
+    said = say("data", "import", "webdataset", str(tmp_path / "0.tar"), "--out", str(tmp_path / "out"))
+    assert said.code == 0, said.err
+    assert "kept': 1" in said.out
+
+
+def test_the_help_of_import_tells_of_every_kind(say: Say) -> None:
+    from plait.data.importers import KINDS
+
+    said = say("data", "import", "--help").out
+    assert all(re.search(rf"\b{kind} \(", said) for kind in KINDS)
+    assert all(flag in said for flag in ("--table", "--images", "--split", "--template"))
+
+
 def test_help_names_every_command(say: Say) -> None:
     said = say("--help")
     assert said.code == 0
@@ -303,7 +336,10 @@ def test_words_that_make_no_command_are_one_line(
         (["evaluate", "RUN", "--task", "RECIPE:tasks", "--out", "PICTURES"], "Is a directory; check the path"),
         (["info", "absent"], "absent: no such directory"),
         (["info", "PICTURES"], "give the directory of a run or a checkpoint"),
-        (["data", "import", "coco3", "PICTURES", "--out", "o"], "no kind 'coco3' of data; there are captions, classes"),
+        (
+            ["data", "import", "coco3", "PICTURES", "--out", "o"],
+            "no kind 'coco3' of data; there are captions, .*coco",
+        ),
         (["data", "import", "classes", "absent", "--out", "o"], "absent: is no folder"),
         (["data", "import", "captions", "absent", "--out", "o"], "absent: is no folder"),
         (["data", "import", "captions", "CAPTIONS", "--out", "o", "--table", "gone.csv"], "gone.csv: cannot be read"),
@@ -313,6 +349,10 @@ def test_words_that_make_no_command_are_one_line(
         (["data", "import", "captions", "CAPTIONS", "--out", "o", "--template", "a"], "no use for --template"),
         (["data", "import", "classes", "CLASSES", "--out", "o", "--split", "a=b", "--table", "t"], "--table, --split"),
         (["data", "import", "classes", "CLASSES", "--out", "o", "--template", "a"], "templates .*{name}"),
+        (["data", "import", "coco", "absent", "--out", "o"], "absent: is no folder"),
+        (["data", "import", "coco", "CLASSES", "--out", "o"], "0 JSON files of captions .*--split NAME=FILE"),
+        (["data", "import", "webdataset", "CLASSES", "--out", "o"], r"holds no \*.tar"),
+        (["data", "import", "webdataset", "CLASSES", "--out", "o", "--images", "i"], "has no use for --images"),
         (["data", "inspect", "absent"], "absent: holds no shards"),
         (["data", "inspect", "PICTURES"], "holds no shards"),
         (["data", "shapes", "--out", "PICTURES"], "is not empty; choose another folder"),

@@ -174,20 +174,21 @@ class Info:
 class DataImport:
     """Turn a folder of pictures and words into shards.
 
-    KIND is captions (an image folder and a caption table) or classes (a folder for each class).
+    KIND is captions (an image folder and a caption table), classes (a folder for each class), coco (COCO's captions:
+    JSON files and image folders) or webdataset (tars of images with captions, as img2dataset writes them).
     """
 
     kind: Positional[str]
     source: Positional[Path]
     out: Path
     table: Path | None = None
-    """Caption table, where it is not found by itself."""
+    """Caption table, where it is not found by itself; of captions."""
     images: Path | None = None
-    """Image folder, likewise."""
+    """Image folder, likewise; of captions and coco."""
     split: tuple[str, ...] = ()
-    """NAME=FILE: a list of picture names that make up a split."""
+    """NAME=FILE: what makes up a split. For captions, a list of picture names; for coco, a JSON."""
     template: tuple[str, ...] = ()
-    """Caption of a class, with {name} in it."""
+    """Caption of a class, with {name} in it; of classes."""
 
     def __call__(self) -> None:
         """Imports and prints what was kept and what was not."""

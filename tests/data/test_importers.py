@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import csv
+import hashlib
 import io
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
 
-from plait.data import importers
+from plait.data import intake
+from plait.data.coco import coco
 from plait.data.importers import KINDS, captions, class_caption, classes
 from plait.data.shards import ShardSource, splits
+from plait.data.webdataset import webdataset
 from plait.errors import InputError
 
 
@@ -37,8 +43,8 @@ def texts(source: ShardSource) -> list[str]:
 
 
 def test_kinds() -> None:
-    assert sorted(KINDS) == ["captions", "classes"]
-    assert KINDS["captions"] is captions and KINDS["classes"] is classes
+    assert sorted(KINDS) == ["captions", "classes", "coco", "webdataset"]
+    assert list(KINDS.values()) == [captions, classes, coco, webdataset]
 
 
 def test_captions_keep_the_order_and_share_a_picture(tmp_path: Path) -> None:
@@ -207,7 +213,7 @@ def test_an_import_does_not_write_over_another(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importers, "MAX_BYTES", 1000)
+    monkeypatch.setattr(intake, "MAX_BYTES", 1000)
     source = captioned(tmp_path / "src", "a.png,x\nb.png,y\n")
     fill(source, images__b_png=bytes(1001))
     report = captions(source, tmp_path / "out")
@@ -215,7 +221,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
 
 
 def test_more_pictures_than_are_read_ahead(tmp_path: Path) -> None:
-    count = 2 * importers.WINDOW + 3
+    count = 2 * intake.WINDOW + 3
     files = {f"images__{i:04d}_png": picture(i) for i in range(count)}
     table = "image,caption\n" + "".join(f"{i:04d}.png,{i}\n" for i in range(count))
     report = captions(fill(tmp_path / "src", captions_txt=table, **files), tmp_path / "out", shard_size=50_000)
@@ -294,3 +300,69 @@ def test_templates_need_the_name(tmp_path: Path, templates: tuple[str, ...]) -> 
 )
 def test_class_caption(template: str, name: str, expected: str) -> None:
     assert class_caption(template, name) == expected
+
+
+def test_names_that_are_no_utf8_stand_in_the_report(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "src", cat__1_png=picture(1)) / "cat"
+    try:
+        (folder / "caf\udce9.png").write_bytes(picture(2))
+    except OSError:  # a file system that takes UTF-8 alone
+        pytest.skip("file names must be UTF-8 here")
+    (folder / "\udcff.png").write_bytes(b"")
+    classes(tmp_path / "src", tmp_path / "out")
+    assert ShardSource(tmp_path / "out").meta(1)["file"] == "cat/caf\udce9.png"
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert [item["name"] for item in report["broken"]] == ["cat/\udcff.png"]
+
+
+def test_a_name_that_is_too_long_is_missing(tmp_path: Path) -> None:
+    source = captioned(tmp_path / "src", f"a.png,x\n{'long' * 100}.png,y\n")
+    assert [item.reason for item in captions(source, tmp_path / "out").missing] == ["no such file"]
+
+
+# ---------------------------------------------------------------------------------------------- real folders
+
+
+def test_hard_images_pass_an_import(
+    tmp_path: Path,
+    realdata: Callable[[str], Path],
+    as_expected: Callable[[PIL.Image.Image, Mapping[str, Any], float], None],
+) -> None:
+    hard = realdata("hard-images")
+    expected = json.loads((hard / "expected.json").read_text())
+    rows = {row["file"]: row for row in expected["files"]}
+    loaded = [name for name, row in rows.items() if row["expect"] == "load"]
+    table = tmp_path / "captions.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption"), *((name, f"it is {name}") for name in rows)])
+    report = captions(hard, tmp_path / "out", table=table, images=hard)
+    source = ShardSource(tmp_path / "out")
+    assert [source.meta(i)["file"] for i in range(len(source))] == loaded
+    for document, name in zip(source, loaded, strict=True):
+        as_expected(document.images[0].open(), rows[name], expected["mean_tolerance"])
+        assert hashlib.sha256(document.images[0].source.read()).hexdigest() == rows[name]["sha256"]
+    refused = {item.name: item.reason for item in report.broken}
+    assert list(refused) == [name for name, row in rows.items() if row["expect"] == "reject"]
+    assert all(refused.values()) and len(refused) + len(loaded) == len(rows) == 19
+    assert report.to_json()["totals"] == {
+        "kept": len(loaded),
+        "missing": 0,
+        "duplicates": 0,
+        "broken": len(refused),
+        "unlisted": 0,
+    }
+
+
+def test_flickr8k_with_its_split_lists(tmp_path: Path, realdata: Callable[[str], Path]) -> None:
+    flickr = realdata("flickr8k-1000")
+    names = {"train": "train", "validation": "dev", "test": "test"}
+    lists = {split: flickr / f"Flickr_8k.{name}Images.txt" for split, name in names.items()}
+    report = captions(flickr, tmp_path / "out", splits=lists)
+    assert report.samples == {"train": 753, "validation": 113, "test": 125}
+    assert report.documents == {"train": 3765, "validation": 565, "test": 625}
+    totals = {"kept": 991, "missing": 7109, "duplicates": 0, "broken": 0, "unlisted": 9}
+    assert json.loads((tmp_path / "out/report.json").read_text())["totals"] == totals
+    assert {item.reason for item in report.missing} == {"no such file"}
+    absent = {item.name for item in report.missing}
+    counts = {split: len(absent & set(path.read_text().split())) for split, path in lists.items()}
+    assert counts == {"train": 6074 - 753, "validation": 1013 - 113, "test": 1013 - 125}

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from plait.data import tarindex
 from plait.data.shards import ShardSource, ShardWriter, splits
 from plait.data.tarindex import ShardIndex
 from plait.document import Blank, Document, Image, Turn, Video
@@ -153,6 +154,14 @@ def test_pickle_threads_and_processes(tmp_path: Path) -> None:
     code = "import pickle, sys; print(pickle.load(sys.stdin.buffer)[3].images[0].open().getpixel((0, 0)))"
     result = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=True)
     assert result.stdout.decode().strip() == "(3, 252, 10)"
+
+
+def test_a_descriptor_that_no_cache_keeps_is_open_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ShardSource(write(tmp_path / "out", 1))
+    monkeypatch.setattr(tarindex, "_descriptor", tarindex._descriptor.__wrapped__)  # as when two threads miss at once
+    assert colour(source[0].images[0]) == 0
 
 
 def test_a_shard_replaced_under_its_name_is_read_afresh(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ class ShardWriter:
         value: dict[str, Any] = dict(forms[0]) if len(forms) == 1 else {"documents": forms}
         if meta is not None:
             value["meta"] = dict(meta)
-        members = {"json": json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()}
+        form = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        members = {"json": form.encode("utf-8", "backslashreplace")}  # as write_json does
         members |= {extension: content for content, extension in stored.items()}
         self._append(key, len(forms), members)
 
@@ -189,10 +190,7 @@ class ShardSource:
     def meta(self, i: int) -> dict[str, Any]:
         """What the sample of document i says beside its documents: the source's file name, its class, its address."""
         where, value, _, _ = self._sample(i)
-        meta = value.get("meta", {})
-        if not isinstance(meta, dict):
-            raise DocumentError(f"{where}: 'meta' is an object, not {type(meta).__name__}; write the shard again")
-        return {name: item for name, item in value.items() if name not in _RESERVED} | meta
+        return meta_of(value, where)
 
     def _sample(self, i: int) -> tuple[str, dict[str, Any], dict[str, Member], int]:
         if not 0 <= i < len(self):
@@ -242,6 +240,30 @@ def splits(root: str | Path) -> list[str]:
     return [f.name for f in folders if not f.name.startswith(".") and f.is_dir() and any(f.glob("*.tar"))]
 
 
+def meta_of(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What the JSON of a sample says beside its documents.
+
+    Raises:
+        DocumentError: its "meta" is no object.
+    """
+    meta = value.get("meta", {})
+    if not isinstance(meta, dict):
+        raise DocumentError(f"{where}: 'meta' is an object, not {type(meta).__name__}; write the shard again")
+    return {name: item for name, item in value.items() if name not in _RESERVED} | meta
+
+
+def caption_of(value: Mapping[str, Any], members: Mapping[str, Member]) -> str:
+    """The caption in another's sample: its `.txt`, else the "caption" of its JSON, else ""."""
+    text = members["txt"].read().decode("utf-8", errors="replace").strip() if "txt" in members else ""
+    said = value.get("caption")
+    return text or (clean(said) if isinstance(said, str) else "")
+
+
+def clean(text: str) -> str:
+    """Text from JSON without blanks around it, and `?` for halves of characters, which have no UTF-8."""
+    return text.encode("utf-8", errors="replace").decode("utf-8").strip()
+
+
 @contextmanager
 def fresh_directory(out: str | Path) -> Iterator[Path]:
     """A hidden folder beside `out` to write into; it takes the name `out` at the end, or goes if there is an error.
@@ -264,8 +286,8 @@ def fresh_directory(out: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a readable JSON file."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a readable JSON file; bytes of a name that are no UTF-8 stand as escapes."""
+    path.write_bytes((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def _index_path(tar: Path) -> Path:
@@ -388,12 +410,10 @@ def _pair(value: Mapping[str, Any], members: Mapping[str, Member], where: str) -
     pictures = [member for extension, member in members.items() if extension.lower() in PICTURES]
     if len(pictures) > 1:
         raise DocumentError(f"{where}: {len(pictures)} pictures for 1 caption; give it a .json with 'pieces'")
-    caption = value.get("caption")
-    if "txt" in members:
-        caption = members["txt"].read().decode("utf-8", errors="replace").strip()
-    elif value and not isinstance(caption, str):
+    if value and "txt" not in members and not isinstance(value.get("caption"), str):
         raise DocumentError(f"{where}: its JSON has {sorted(value)} but no 'caption', 'pieces', 'turns' or 'documents'")
-    content = [*([caption] if caption else []), *(Image(member) for member in pictures)]
+    caption = caption_of(value, members)
+    content: list[str | Image] = [*([caption] if caption else []), *(Image(member) for member in pictures)]
     if not content:
         raise DocumentError(f"{where}: neither text nor picture among its members {sorted(members)}")
     return Document(content)

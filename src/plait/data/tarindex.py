@@ -13,7 +13,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -89,19 +89,15 @@ class ShardIndex:
         Raises:
             InputError: no tar, or a cut one.
         """
-        samples: dict[str, dict[str, tuple[str, int, int]]] = {}
-        counts: dict[str, int] = {}
-        for name, offset, size in _scan(tar):
-            match = NAME.fullmatch(name)
-            if match is None:
-                continue  # no extension, or a hidden file
-            key, extension = match.groups()
+        samples: dict[str, dict[str, Member]] = {}
+        for key, extension, member in scan_members(tar):
             if extension in samples.setdefault(key, {}):
-                raise InputError(f"{tar}: {name} is there twice; give each sample a key of its own")
-            samples[key][extension] = (name, offset, size)
-            if extension == "json":
-                counts[key] = count_documents(_read(str(tar), name, offset, size), f"{tar}: {name}")
-        rows = [(counts.get(key, 1), list(members.values())) for key, members in samples.items()]
+                raise InputError(f"{tar}: {member.name} is there twice; give each sample a key of its own")
+            samples[key][extension] = member
+        rows = [
+            (_count(members), [(member.name, member.offset, member.size) for member in members.values()])
+            for members in samples.values()
+        ]
         return cls.build(rows, tar.stat().st_size)
 
     @classmethod
@@ -155,7 +151,8 @@ def _descriptor(path: str, inode: int, modified: int) -> _Descriptor:
 def _read(shard: str, name: str, offset: int, size: int) -> bytes:
     try:
         status = os.stat(shard)
-        content = os.pread(_descriptor(shard, status.st_ino, status.st_mtime_ns).number, size, offset)
+        held = _descriptor(shard, status.st_ino, status.st_mtime_ns)  # by name: else it may be closed before it is read
+        content = os.pread(held.number, size, offset)
     except OSError as error:
         raise InputError(f"{shard}: cannot be read ({error.strerror}); check the path") from error
     if len(content) != size:
@@ -163,26 +160,44 @@ def _read(shard: str, name: str, offset: int, size: int) -> bytes:
     return content
 
 
-def _scan(tar: Path) -> Iterator[tuple[str, int, int]]:
-    size = tar.stat().st_size
+def scan_members(tar: Path) -> Iterator[tuple[str, str, Member]]:
+    """The members of a tar by its headers, as (key, extension, member), without hidden ones and those of no extension.
+
+    A name is a name: nothing is ever written where it points to.
+
+    Raises:
+        InputError: no tar, or one that is cut or damaged: after the members before that place, and after the one that
+            the cut goes through, where its header is there.
+    """
+    for member in _members(tar):
+        match = NAME.fullmatch(member.name)
+        if match is not None:
+            yield match[1], match[2], member
+
+
+def _members(tar: Path) -> Iterator[Member]:
+    size, end = tar.stat().st_size, 0
     try:
         with tarfile.open(tar, "r:") as file:
-            while True:
-                try:
-                    member = file.next()
-                except tarfile.ReadError:
-                    break
-                if member is None:
-                    break
-                if member.isreg() and not member.issparse():
-                    yield member.name, member.offset_data, member.size
-            end = file.offset
-    except (tarfile.TarError, OSError, EOFError) as error:
+            while (header := _next_header(file)) is not None:
+                if header.size < 0 or file.offset <= end:  # a damaged size leads back, and round and round
+                    raise tarfile.ReadError(f"a member of {header.size} bytes at byte {header.offset}")
+                end = file.offset
+                if header.isreg() and not header.issparse():
+                    yield Member(str(tar), header.name, header.offset_data, header.size)
+    except Exception as error:  # damaged headers make tarfile raise almost anything
         raise InputError(f"{tar}: no readable tar of {size} bytes ({error}); fetch it again") from error
     with tar.open("rb") as content:
         content.seek(end)
         if content.read(BLOCK) != bytes(BLOCK):  # tarfile takes a cut at a header for the end
             raise InputError(f"{tar}: {size} bytes, no end mark at byte {end}; the shard is cut, fetch it again")
+
+
+def _next_header(file: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return file.next()
+    except tarfile.ReadError:  # the content before it is cut
+        return None
 
 
 def parse_sample(content: bytes, where: str) -> dict[str, Any]:
@@ -207,3 +222,9 @@ def count_documents(content: bytes, where: str) -> int:
     except DocumentError:
         return 1
     return len(forms) if isinstance(forms, list) else 1
+
+
+def _count(members: Mapping[str, Member]) -> int:
+    """How many documents a sample holds."""
+    found = members.get("json")
+    return 1 if found is None else count_documents(found.read(), f"{found.shard}: {found.name}")
