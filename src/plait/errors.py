@@ -9,6 +9,9 @@ PlaitError
 └── TrainingError     a run that must not go on: NaN, no target, a loss that stands at chance
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class PlaitError(Exception):
     """Base of all errors that Plait raises on purpose."""
@@ -40,3 +43,10 @@ class TrainingError(PlaitError):
 
 class Interrupted(PlaitError):
     """The user stopped a run, which was saved."""
+
+
+def hint(name: str, names: Iterable[str]) -> str:
+    """For the message about an unknown name: the one that is near, or all there are."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"

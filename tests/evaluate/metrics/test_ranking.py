@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,10 @@ def test_choices_by_sum_and_by_mean() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ranks(torch.zeros(2, 3), torch.ones(2, 4).bool()), r"scores of shape \(2, 3\), \(2, 4\) beside them"),
+        (lambda: ranks(torch.zeros(2, 3), torch.ones(2, 4).bool()), r"scores of shape \(2, 3\), beside them \(2, 4\)"),
+        (lambda: ndcg(torch.zeros(0, 3), torch.zeros(0, 3)), r"scores of shape \(0, 3\)"),
+        (lambda: choose(torch.zeros(3), tensor([0])), r"scores of shape \(3,\)"),
+        (lambda: choose(torch.zeros(1, 2), tensor([0]), torch.ones(2, 2)), r"\(1, 2\), beside them \(2, 2\)"),
         (lambda: ranks(tensor([[math.nan, 1.0]]), tensor([[True, False]])), "1 of 2 scores are NaN"),
         (lambda: ranks(torch.zeros(2, 3), torch.zeros(2, 3).bool()), "2 of 2 queries without a positive"),
         (lambda: ndcg(torch.zeros(2, 3), torch.zeros(2, 3)), "2 of 2 queries without a relevant candidate"),
@@ -107,7 +111,7 @@ def test_choices_by_sum_and_by_mean() -> None:
         (lambda: retrieval(tensor([], dtype=torch.int64)), "0 queries: give at least 1"),
     ],
 )
-def test_what_cannot_be_ranked(call, message: str) -> None:
+def test_what_cannot_be_ranked(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
 

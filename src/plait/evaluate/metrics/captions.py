@@ -45,29 +45,31 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> NDA
     texts = [words(text) for text in chain(candidates, chain.from_iterable(references))]
     lengths = np.array([len(text) for text in texts])
 
-    similarity = np.zeros(len(image) - n)  # of each reference to its candidate
-    for text, gram, count in _grams(texts, lengths):
-        grams = int(gram.max(initial=-1)) + 1
-        held = text >= n
-        found_in = np.unique(image[text[held]] * grams + gram[held])  # each image counts a gram once
-        images_with = np.bincount(found_in % max(grams, 1), minlength=grams)
-        weight = count * (np.log(n) - np.log(np.maximum(images_with, 1)))[gram]
-        norm = np.sqrt(np.bincount(text, weight**2, minlength=len(image)))
-
-        here, wanted = text[held], image[text[held]] * grams + gram[held]
-        key = text[~held] * grams + gram[~held]  # ascending: a candidate's number is its image's
-        at = np.searchsorted(key, wanted)
-        met = at < len(key)
-        met[met] = key[at[met]] == wanted[met]
-        given = weight[~held][at[met]]
-        product = np.minimum(given, weight[held][met]) * weight[held][met]
-        dot = np.bincount(here[met] - n, product, minlength=len(similarity))
-        norms = norm[image[n:]] * norm[n:]
-        similarity += np.divide(dot, norms, out=np.zeros(len(dot)), where=norms > 0)
+    similarity = sum(_similarity(image, n, *grams) for grams in _grams(texts, lengths))
 
     bigrams = np.maximum(lengths - 1, 0)
     penalty = np.exp(-((bigrams[image[n:]] - bigrams[n:]) ** 2) / (2 * SIGMA**2))
     return SCALE / ORDERS * np.bincount(image[n:], similarity * penalty, minlength=n) / per_image
+
+
+def _similarity(image: Array, n: int, text: Array, gram: Array, count: Array) -> NDArray[np.float64]:
+    """Clipped cosine of each reference and its image's candidate, over n-grams of one length. # (s - n,)"""
+    grams = int(gram.max(initial=0)) + 1
+    key = image[text] * grams + gram  # (p,): of the candidates, which come first, in rising order
+    said, held = text < n, text >= n
+    images_with = np.bincount(np.unique(key[held]) % grams, minlength=grams)
+    weight = count * (np.log(n) - np.log(np.maximum(images_with, 1)))[gram]
+
+    known, wanted = key[said], key[held]
+    at = np.searchsorted(known, wanted)
+    both = at < len(known)
+    both[both] = known[at[both]] == wanted[both]
+    clipped = np.minimum(weight[said][at[both]], weight[held][both])
+    dot = np.bincount(text[held][both] - n, clipped * weight[held][both], minlength=len(image) - n)
+
+    norm = np.sqrt(np.bincount(text, weight**2, minlength=len(image)))
+    norms = norm[image[n:]] * norm[n:]
+    return np.divide(dot, norms, out=np.zeros(len(norms)), where=norms > 0)
 
 
 def _grams(texts: Sequence[Sequence[str]], lengths: Array) -> Iterator[tuple[Array, Array, Array]]:

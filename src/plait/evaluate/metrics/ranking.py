@@ -85,10 +85,10 @@ def choose(
     Raises:
         InputError: shapes that differ, NaN, an answer that is not among the choices, or a length below 1.
     """
+    _check(scores, scores if lengths is None else lengths)
     if answers.shape != scores.shape[:1]:
         raise InputError(f"{len(scores)} questions but {len(answers)} answers: give one for each")
     if lengths is not None:
-        _check(scores, lengths)
         if not bool((lengths >= 1).all()):
             raise InputError(f"a choice of length {float(lengths.min()):g}: a choice has at least 1 token")
         scores = scores / lengths
@@ -108,10 +108,9 @@ def one_hot(indices: Int[Tensor, " q"], candidates: int) -> Bool[Tensor, "q c"]:
 
 
 def _check(scores: Tensor, others: Tensor) -> None:
-    if scores.ndim != 2 or scores.shape != others.shape:
-        raise InputError(
-            f"scores of shape {tuple(scores.shape)}, {tuple(others.shape)} beside them: give one matrix each"
-        )
+    if scores.ndim != 2 or not scores.numel() or scores.shape != others.shape:
+        shapes = f"scores of shape {tuple(scores.shape)}, beside them {tuple(others.shape)}"
+        raise InputError(f"{shapes}: give two matrices alike, a row for each query")
     wrong = int(scores.isnan().sum())
     if wrong:
         raise InputError(f"{wrong} of {scores.numel()} scores are NaN: a candidate without a score is -inf")
