@@ -152,6 +152,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             commands.Generate("a", document=Path("b"), draw=True, guidance=2.0, top_p=0.5, max_new_tokens=3, seed=7),
         ),
         ("evaluate a --task b --limit 3", commands.Evaluate("a", "b", 3)),
+        (
+            "score vqa --predictions a --references b --variant official",
+            commands.Score("vqa", Path("a"), Path("b"), "official"),
+        ),
         ("info a", commands.Info("a")),
         ("data import classes a --out b", commands.DataImport("classes", Path("a"), Path("b"))),
         ("data inspect a --limit 3 --out b.png", commands.DataInspect(Path("a"), Path("b.png"), 3)),
@@ -272,6 +276,7 @@ def test_every_command_has_help(say: Say, name: str) -> None:
         ("generate", "Missing from plait generate: .*checkpoint"),
         ("generate a --seed", "Missing value for argument '--seed'"),
         ("evaluate a", "Missing from plait evaluate: --task"),
+        ("score cider --predictions a", "Missing from plait score: .*--references"),
         ("info", "Missing from plait info: .*directory"),
         ("info a b", "Unrecognized options: b; see plait info --help"),
         ("data import captions a", "Missing from plait data import: --out"),
@@ -503,6 +508,19 @@ def test_evaluate_takes_a_task_of_ones_own(say: Say, run: Path, recipe: Path) ->
     said = say("evaluate", run, "--task", f"{recipe}:tasks")
     assert said.code == 0
     assert "length.positions" in said.out
+
+
+def test_score_prints_one_object(say: Say, tmp_path: Path) -> None:
+    files = tmp_path / "said.json", tmp_path / "known.json"
+    files[0].write_text('{"1": "cat"}')
+    files[1].write_text('{"1": ["cat", "cat", "dog"]}')
+    words = ["--predictions", files[0], "--references", files[1]]
+    said = say("score", "vqa", *words)
+    assert said.code == 0 and not said.err
+    wanted = {"metric": "vqa", "variant": "official", "n": 1, "accuracy": pytest.approx(4 / 9)}
+    assert json.loads(said.out) == wanted
+    assert "no metric 'vqb'; did you mean 'vqa'" in say("score", "vqb", *words).fault
+    assert "absent: No such file" in say("score", "vqa", "--predictions", "absent", "--references", "absent").fault
 
 
 def test_import_of_captions(say: Say, pictures: Path, tmp_path: Path) -> None:

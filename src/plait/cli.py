@@ -16,6 +16,7 @@ COMMANDS = {  # name -> class in plait.commands, and what it does
     "train": ("Train", "Train a recipe, or go on with the run that a directory holds."),
     "generate": ("Generate", "Answer a prompt or a document with text and pictures."),
     "evaluate": ("Evaluate", "Score a checkpoint on a task."),
+    "score": ("Score", "Score predictions in a file against references in another."),
     "info": ("Info", "Tell what a run or a checkpoint is."),
     "data import": ("DataImport", "Turn a folder of pictures and words into shards."),
     "data inspect": ("DataInspect", "Count and measure a data directory, with a contact sheet."),

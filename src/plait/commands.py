@@ -150,6 +150,26 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Score predictions in a file against references in another, without a model.
+
+    METRIC is cider, vqa, fid, retrieval, ndcg or choice; docs/evaluation.md says what their files hold.
+    """
+
+    metric: Positional[str]
+    predictions: Path
+    references: Path
+    variant: str | None = None
+    """Of vqa: official, lavis_emu_minigpt4 or always_normalise_lmms_eval_head; of choice: sum or mean."""
+
+    def __call__(self) -> None:
+        """Prints one JSON object."""
+        from plait.evaluate.score import score
+
+        print(json.dumps(score(self.metric, self.predictions, self.references, self.variant)))
+
+
+@dataclass(frozen=True)
 class Info:
     """Tell what a run or a checkpoint is."""
 

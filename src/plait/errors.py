@@ -9,7 +9,9 @@ PlaitError
 └── TrainingError     a run that must not go on: NaN, no target, a loss that stands at chance; or cannot: a full disk
 """
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What an OSError says where there is no room to write: on the disk, in a quota, in one file."""
@@ -45,3 +47,10 @@ class TrainingError(PlaitError):
 
 class Interrupted(PlaitError):
     """The user stopped a run, which was saved."""
+
+
+def hint(name: str, names: Iterable[str]) -> str:
+    """For the message about an unknown name: the one that is near, or all there are."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"

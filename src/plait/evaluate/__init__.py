@@ -6,12 +6,11 @@ same form under the names of groups. `TASKS` holds those that are known by name;
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from plait.checkpoints.outside import from_file, is_outside
-from plait.errors import ConfigError
+from plait.errors import ConfigError, hint
 from plait.evaluate import shapes
 from plait.generate.model import Model
 
@@ -55,9 +54,7 @@ def find(address: str, limit: int | None = None) -> Sequence[Task]:
     elif address in TASKS:
         factory = TASKS[address]
     else:
-        near = difflib.get_close_matches(address, TASKS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(TASKS)}"
-        raise ConfigError(f"no task {address!r}; {hint}, or a file.py:function")
+        raise ConfigError(f"no task {address!r}; {hint(address, TASKS)}, or a file.py:function")
     return factory(limit)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -14,7 +13,7 @@ from typing import Any
 
 from plait.checkpoints.outside import from_file, is_outside
 from plait.config import override
-from plait.errors import ConfigError
+from plait.errors import ConfigError, hint
 from plait.train.stage import Recipe
 
 
@@ -73,11 +72,11 @@ def _function(address: str) -> tuple[Callable[..., Recipe], str | None]:
     size, _, stage = rest.partition("/")
     modules = [found.name for found in pkgutil.iter_modules(__path__)]
     if system not in modules:
-        raise ConfigError(f"no recipes for {system!r}; {_near(system, modules)}, or a file.py:function")
+        raise ConfigError(f"no recipes for {system!r}; {hint(system, modules)}, or a file.py:function")
     module = importlib.import_module(f"{__name__}.{system}")
     sizes = module.RECIPES
     if size not in sizes:
-        raise ConfigError(f"no recipe {address!r}; {_near(f'{system}/{size}', [f'{system}/{name}' for name in sizes])}")
+        raise ConfigError(f"no recipe {address!r}; {hint(f'{system}/{size}', [f'{system}/{name}' for name in sizes])}")
     return sizes[size], stage or None
 
 
@@ -85,11 +84,6 @@ def _only(recipe: Recipe, stage: str) -> Recipe:
     """The recipe up to a stage."""
     names = [one.name for one in recipe.stages]
     if stage not in names:
-        raise ConfigError(f"{recipe.name} has no stage {stage!r}; {_near(stage, names)}")
+        raise ConfigError(f"{recipe.name} has no stage {stage!r}; {hint(stage, names)}")
     last = names.index(stage) == len(names) - 1
     return replace(recipe, stages=recipe.stages[: names.index(stage) + 1], tasks=recipe.tasks if last else ())
-
-
-def _near(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
