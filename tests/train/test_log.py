@@ -122,6 +122,24 @@ def test_a_killed_writer_loses_no_line(tmp_path: Path) -> None:
     assert len(steps) > 50
 
 
+def test_a_file_that_takes_a_line_in_parts_gets_all_of_it(tmp_path: Path) -> None:
+    run = log.RunLog(tmp_path)
+    whole, asked = run._file, []
+
+    class Narrow(io.RawIOBase):
+        """A file of a disk that has little room: it takes seven bytes a call."""
+
+        def write(self, content: Any) -> int:
+            asked.append(bytes(content))
+            return whole.write(content[:7])
+
+    run._file = Narrow()  # type: ignore[assignment]
+    run.write(record(0))
+    whole.close()
+    assert len(asked) > 5
+    assert lines(tmp_path) == [record(0)]
+
+
 def test_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
