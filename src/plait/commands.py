@@ -87,6 +87,8 @@ class Generate:
     top_p: float = 1.0
     image_temperature: float = 1.0
     image_top_p: float = 1.0
+    system: str | None = None
+    """file.py:Class of a system from outside the package; the file is run."""
 
     def __call__(self) -> None:
         """Generates, prints the text, writes the rest."""
@@ -103,7 +105,7 @@ class Generate:
             image=Sampling(temperature=self.image_temperature, top_p=self.image_top_p),
             seed=self.seed,
         )
-        reply = load(self.checkpoint).generate(document, settings)
+        reply = load(self.checkpoint, system=self.system).generate(document, settings)
         _write(reply.document, self.out)
         print(f"({reply.stop})", file=sys.stderr)
 
@@ -134,6 +136,8 @@ class Evaluate:
     """Items of each group."""
     out: Path | None = None
     """JSON file for the scores."""
+    system: str | None = None
+    """file.py:Class of a system from outside the package; the file is run."""
 
     def __call__(self) -> None:
         """Runs the task and prints its scores."""
@@ -143,7 +147,7 @@ class Evaluate:
         tasks = find(self.task, self.limit)
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-        scores = evaluate(load(self.checkpoint), tasks)
+        scores = evaluate(load(self.checkpoint, system=self.system), tasks)
         if self.out is not None:
             self.out.write_text(json.dumps(scores, indent=1) + "\n")
         _table(f"{self.task} of {self.checkpoint}", _flat(scores))
@@ -177,12 +181,13 @@ class Info:
 
     def __call__(self) -> None:
         """Prints system, sizes, parts, licences, stage and step."""
-        from plait.checkpoints.directory import find, read_description
+        from plait.checkpoints.directory import code_state, find, read_description
         from plait.train.run import where
 
         folder = find(self.directory)
         description = read_description(folder)
         rows = [("checkpoint", str(folder)), ("system", description["system"]), ("plait", description["plait"])]
+        rows += [("code", code)] if (code := code_state(description)) else []
         rows += where(folder)
         rows += [(f"config.{key}", str(value)) for key, value in description["config"].items()]
         for name, part in description["parts"].items():

@@ -84,6 +84,12 @@ def tokens(ids: Iterable[int], kind: str = "token", weight: float = 1.0) -> Span
     return Span(array, len(array), targets)
 
 
+def picture(reader: str, image: Image, length: int, kind: str = "code", weight: float = 1.0) -> Span:
+    """A causal span of what a reader makes of a picture, which predicts itself; weight 0 leaves the target out."""
+    targets = (Target(kind, OWN_INPUT, np.full(length, weight, np.float32)),) if weight else ()
+    return Span(Slot(reader, image), length, targets)
+
+
 def compact(spans: Iterable[Span]) -> tuple[Span, ...]:
     """The same elements in fewer spans: neighbours filled with causal tokens of one kind become one."""
     runs: list[list[Span]] = []
@@ -243,6 +249,13 @@ class Batch:
         if len(self.slots) != 1:
             raise TrainingError(f"a batch with {len(self.slots)} kinds of pictures, 1 needed: name the reader")
         return next(iter(self.slots.values())).pictures
+
+    def filled(self, codes: Mapping[str, Tensor]) -> Tensor:
+        """(b, t) ids, with the codes (m, n) of each reader's pictures where these stand."""
+        ids = self.ids.flatten()
+        for reader, slots in self.slots.items():
+            ids = ids.index_put((slots.at,), codes[reader][slots.image, slots.offset])
+        return ids.view_as(self.ids)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

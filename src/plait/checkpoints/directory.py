@@ -1,7 +1,8 @@
 """Plait's own directories: a system with its weights, exactly.
 
     config.json          {"plait": version, "system": "module:Class", "config": the plain configuration,
-                          "parts": {name: {"parameters", "fingerprint", "licence"}}}
+                          "parts": {name: {"parameters", "fingerprint", "licence"}},
+                          "code": {"file", "fingerprint"}, of a system from outside the package}
     model.safetensors    every tensor of the system's state, under its own name
     tokenizer.json, ...  what the system's format writes
 
@@ -17,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from plait.checkpoints.outside import from_file
+from plait.checkpoints.outside import code_of, fingerprint, from_file
 from plait.config import from_plain, to_plain
 from plait.errors import CheckpointError, ConfigError
 from plait.systems.base import System
@@ -65,6 +67,8 @@ def save(
         "config": to_plain(system.config),
         "parts": _describe(system, {name: _digest(name, tensor) for name, tensor in tensors.items()}),
     }
+    if code := code_of(type(system)):
+        description["code"] = code.to_json()
     folder = out.with_name(f".{out.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted save left
     folder.mkdir(parents=True)
@@ -97,7 +101,10 @@ def load(
     Args:
         dtype: what weights in floating point are turned into; None leaves them as they are.
         system: `file.py:Class`, for a system from outside the package. The directory alone can name Plait's own
-            systems only, since to load a class is to run its code.
+            systems, and those whose file this process has run already: to load a class is to run its code.
+
+    Warns:
+        UserWarning: the file of a system from outside has changed since the directory was saved.
 
     Raises:
         CheckpointError: no checkpoint; files that are missing or broken; tensors that are missing, not expected, or of
@@ -106,7 +113,7 @@ def load(
     """
     folder = find(directory)
     description = read_description(folder)
-    cls = _system_class(description["system"], system, folder)
+    cls = _system_class(description, system, folder)
     with _Hollow():
         built = cls.from_files(description["config"], folder)
     _fill(built, folder, description["parts"], torch.device(device), dtype)
@@ -152,6 +159,9 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no readable JSON ({error}); save the checkpoint again") from error
     kinds = {"plait": str, "system": str, "config": dict, "parts": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(value, dict) or not isinstance(value.get(key), kind)]
+    if not wrong and "code" in value:
+        code = value["code"] if isinstance(value["code"], dict) else {}
+        wrong = [f"code.{key}" for key in ("file", "fingerprint") if not isinstance(code.get(key), str)]
     if wrong:
         raise CheckpointError(f"{path}: lacks {', '.join(wrong)}; give a directory that Plait saved")
     return dict(value)
@@ -171,19 +181,43 @@ class _Hollow(TorchFunctionMode):
         return func(*args, **{**(kwargs or {}), **meta})
 
 
-def _system_class(named: str, given: str | None, folder: Path) -> type[System]:
+def code_state(description: Mapping[str, Any]) -> str | None:
+    """Where the code of a system from outside came from, and what became of the file; of Plait's own systems, None."""
+    code = description.get("code")
+    if code is None:
+        return None
+    now = fingerprint(Path(code["file"]))
+    state = "not there" if now is None else "unchanged" if now == code["fingerprint"] else "changed since"
+    return f"{code['file']} ({state})"
+
+
+def _system_class(description: Mapping[str, Any], given: str | None, folder: Path) -> type[System]:
+    named = description["system"]
     if given is not None:
         cls = from_file(given)
     else:
         try:
             cls = from_plain(cast("Any", type[System]), named)  # imports nothing but Plait's own modules
         except ConfigError as error:
-            raise CheckpointError(
-                f"{folder}: its system is {named!r}, which is not one of Plait's; give its file as file.py:Class"
-            ) from error
+            raise CheckpointError(_not_ours(description, folder)) from error
     if not (isinstance(cls, type) and issubclass(cls, System)):
         raise CheckpointError(f"{given or named} is no System; give the class of one")
+    saved, used = description.get("code"), code_of(cls)
+    if saved and used and saved["fingerprint"] != used.fingerprint:
+        message = f"{used.path} is not as it was when {folder} was saved; the system may behave otherwise"
+        warnings.warn(message, stacklevel=3)
     return cls
+
+
+def _not_ours(description: Mapping[str, Any], folder: Path) -> str:
+    name = description["system"].rpartition(":")[2]
+    before = f"{folder}: its system is {description['system']!r}, which is not one of Plait's"
+    state = code_state(description)
+    if state is None:
+        return f"{before}; give its file as file.py:{name}"
+    file = Path(description["code"]["file"])
+    found = file if file.is_file() else Path("PATH") / file.name
+    return f"{before} and was in {state}; code is run only where you name it: give {found}:{name} as its system"
 
 
 def _fill(

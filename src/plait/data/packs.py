@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from plait.checkpoints.outside import Files
 from plait.document import Document
 from plait.errors import ConfigError, DocumentError, TrainingError
 from plait.sequence import Collator, PackPolicy, Sequence, Transform, pack_isolated, pack_stream
@@ -33,7 +34,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Source(Protocol):
-    """Documents by index."""
+    """Documents by index: any object that has these two methods and can be pickled."""
 
     def __len__(self) -> int: ...
 
@@ -116,10 +117,11 @@ class Elements:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("_documents", "_ends", "_windows", "_lock")}
+        kept = {k: v for k, v in vars(self).items() if k not in ("_documents", "_ends", "_windows", "_lock")}
+        return {"files": Files(), **kept}  # first: sources and formats may be of classes from outside the package
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({name: value for name, value in state.items() if name != "files"})
         self._reset()
 
     def __len__(self) -> int:
@@ -186,6 +188,9 @@ class Elements:
         return self._windows[number]
 
     def _sequences(self, document: Document, g: int) -> list[Sequence]:
+        if not isinstance(document, Document):
+            names = ", ".join(self.data.sources)
+            raise ConfigError(f"document {g} of the sources {names} is a {type(document).__name__}: give Documents")
         if self.data.reads == "pictures":
             return [Sequence((span,)) for span in self.format.picture_spans(document)]
         sequence = self.format.layout(document, generator=np.random.default_rng((self.data.seed, g)))

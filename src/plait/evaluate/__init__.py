@@ -6,7 +6,7 @@ same form under the names of groups. `TASKS` holds those that are known by name;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from plait.checkpoints.outside import from_file, is_outside
@@ -42,20 +42,30 @@ TASKS: dict[str, Factory] = {
 
 
 def find(address: str, limit: int | None = None) -> Sequence[Task]:
-    """The tasks of a name, or of a `file.py:function` that takes the limit and gives tasks.
+    """The tasks of a name, or of a `file.py:function` that takes the limit and gives a task or several.
 
     Raises:
-        ConfigError: no such task, or a limit below 1.
+        ConfigError: no such task, a limit below 1, or a function that gives no tasks.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"a limit of {limit} items: give at least 1")
     if is_outside(address):
-        factory: Factory = from_file(address)
-    elif address in TASKS:
-        factory = TASKS[address]
-    else:
+        return _from_outside(address, limit)
+    if address not in TASKS:
         raise ConfigError(f"no task {address!r}; {hint(address, TASKS)}, or a file.py:function")
-    return factory(limit)
+    return TASKS[address](limit)
+
+
+def _from_outside(address: str, limit: int | None) -> Sequence[Task]:
+    function = from_file(address)
+    if not callable(function):
+        raise ConfigError(f"{address} is a {type(function).__name__}: name a function of the limit that gives tasks")
+    given = function(limit)
+    tasks = list(given) if isinstance(given, Iterable) else [given]
+    for task in tasks:
+        if not (isinstance(getattr(task, "name", None), str) and callable(getattr(task, "run", None))):
+            raise ConfigError(f"{address} gives a {type(task).__name__}: a task has a name and a method run(model)")
+    return tasks
 
 
 def evaluate(model: Model, tasks: Sequence[Task]) -> dict[str, Scores]:

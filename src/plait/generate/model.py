@@ -203,9 +203,14 @@ class Model:
         return collate([[sequence] for sequence in sequences], shift=shift).to(self.system.device)
 
 
-def load(directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:
+def load(
+    directory: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    system: str | None = None,
+) -> Model:
     """The model in a run, a checkpoint or an import (`plait.checkpoints.directory.load`)."""
-    return Model(checkpoint.load(directory, device, dtype))
+    return Model(checkpoint.load(directory, device, dtype, system))
 
 
 def build(system: str, size: str = "tiny") -> Model:

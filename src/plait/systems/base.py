@@ -8,17 +8,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from plait import images
 from plait.document import Document, Image
-from plait.nn.attention import KVCache
-from plait.sequence import Batch, Collator, Prepare, Sequence, Span
+from plait.errors import ConfigError
+from plait.nn.attention import Attend, KVCache, Visibility
+from plait.nn.blocks import Block
+from plait.sequence import Batch, Collator, Prepare, Sequence, Slot, Span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,35 @@ Grammar = Callable[[Items[Emitted]], Next | Forced | Stop]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Interleaved:
+    """The grammar of text with pictures in it: text up to one of its ends; behind the end `begin` a picture, then text.
+
+    Any other end is that of the reply. Once there are `max_images`, `begin` is no longer drawn.
+    """
+
+    text: Next
+    picture: Next
+    begin: int
+    begun: bool
+    """The prompt ends with `begin`."""
+    max_images: int
+
+    def __call__(self, emitted: Items[Emitted]) -> Next | Stop:
+        """What may come next."""
+        full = sum(run.kind == "image" for run in emitted) >= self.max_images
+        last = emitted[-1].ids[-1] if emitted else self.begin if self.begun else None
+        if last == self.begin:
+            return Stop("max_images") if full else self.picture
+        if last in self.text.ends:
+            return Stop("end")
+        if not full:
+            return self.text
+        allowed = self.text.allowed.clone()
+        allowed[self.begin] = False
+        return replace(self.text, allowed=allowed, ends=self.text.ends - {self.begin})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Streams:
     """The rows of one request, and how their logits are joined: for each kind of run, a weight for each row.
 
@@ -94,6 +129,22 @@ class Part:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
 
+def square(image: Image, size: int, fast: bool = False) -> NDArray[np.float32]:
+    """(3, size, size) in [-1, 1]: short side to `size` with Lanczos, then the centre; fast: `images.fast_square`."""
+    content = image.content() if fast else None
+    if content is not None and (near := images.fast_square(content, size)) is not None:
+        return near
+    return images.to_array(images.resize_and_crop(image.open(), size))
+
+
+def sight(batch: Batch, cache: KVCache | None) -> Callable[[int], Attend]:
+    """Layer -> what the elements of a batch see through there: their own sequences, or what the cache holds too."""
+    if cache is not None:
+        return cache.attend
+    visible = Visibility(batch.document, batch.block)
+    return lambda layer: visible.attend
+
+
 class Format(ABC):
     """The weightless half of a system: how documents become sequences, and what may be said when.
 
@@ -109,16 +160,8 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def picture_spans(self, document: Document) -> list[Span]:
-        """A span, without targets, for each picture: what is laid out for parts that are trained on pixels alone."""
-
-    @abstractmethod
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """What may follow the prompt of `document`, given what was emitted so far."""
-
-    @abstractmethod
-    def streams(self, document: Document, guidance: float) -> Streams:
-        """The rows that answer a request: alone, or with an unconditional one for guidance."""
 
     @abstractmethod
     def read_text(self, run: Emitted) -> str:
@@ -134,29 +177,46 @@ class Format(ABC):
 
     @property
     @abstractmethod
-    def picture_shapes(self) -> Mapping[str, tuple[int, int, int]]:
-        """Reader -> (3, height, width)."""
-
-    @property
-    @abstractmethod
     def max_length(self) -> int:
         """How many elements a sequence may have."""
 
-    @abstractmethod
-    def write_files(self, directory: Path) -> None:
-        """Writes what the configuration does not hold: the text vocabulary."""
+    def streams(self, document: Document, guidance: float) -> Streams:
+        """The rows that answer a request: alone, or with an unconditional one for guidance.
+
+        The prompt alone, unless the system says what else it runs.
+
+        Raises:
+            ConfigError: guidance, of a system that has none.
+        """
+        if guidance != 1:
+            raise ConfigError(f"guidance {guidance}: this system has no row without the prompt; leave it at 1")
+        return Streams(rows=(self.layout(document, open=True),), weights={"text": (1.0,), "image": (1.0,)})
+
+    def write_files(self, directory: Path) -> None:  # noqa: B027  # many have nothing to write
+        """Writes what the configuration does not hold, such as a text vocabulary."""
+
+    def picture_spans(self, document: Document) -> list[Span]:
+        """The spans of each picture, without targets: what is laid out for parts that are trained on pixels alone."""
+        laid = (self.layout(Document(image)) for image in document.images)
+        return [replace(span, targets=()) for one in laid for span in one.spans if isinstance(span.fill, Slot)]
 
     def collator(self, train: bool = False, fast: bool = False) -> Collator:
         """What turns laid-out documents into batches; `fast` as in `preprocess`."""
-        return Collator(self.preprocess(train, fast), self.picture_shapes)
+        prepare = self.preprocess(train, fast)
+        blank = Image(PIL.Image.new("RGB", (64, 64)))
+        return Collator(prepare, {reader: make(blank).shape for reader, make in prepare.items()})
 
 
 class System(nn.Module, ABC):
     """Base of the five systems, and of any that joins from outside: a format, parts with weights, heads."""
 
-    name: ClassVar[str]
     config: Any
     format: Format
+
+    @property
+    def name(self) -> str:
+        """That of the class, in small letters."""
+        return type(self).__name__.lower()
 
     @abstractmethod
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
@@ -173,16 +233,6 @@ class System(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def parts(self) -> Mapping[str, Part]:
-        """Name -> part."""
-
-    @property
-    @abstractmethod
-    def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
-        """Modules that are sharded and compiled as wholes, with the methods, besides forward, that enter them."""
-
-    @property
-    @abstractmethod
     def chance(self) -> Mapping[str, float]:
         """Kind of target -> the loss of a uniform guess, in nats; the kind that is watched first."""
 
@@ -194,6 +244,19 @@ class System(nn.Module, ABC):
         Raises:
             ConfigError, CheckpointError: they do not fit.
         """
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """Name -> part: the modules that it holds, unless it says more of them."""
+        return {name: Part(module=module) for name, module in self.named_children()}
+
+    @property
+    def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
+        """Modules that are sharded and compiled as wholes, with the methods, besides forward, that enter them.
+
+        Its blocks, unless it adds others.
+        """
+        return [(module, ()) for module in self.modules() if isinstance(module, Block)]
 
     def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
         """The sequence of a document (`Format.layout`)."""

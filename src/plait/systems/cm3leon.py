@@ -16,28 +16,26 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from plait import images
 from plait.config import from_plain
 from plait.document import Blank, Document, Image, Piece, Text
 from plait.errors import ConfigError, DocumentError
-from plait.nn.attention import KVCache, SelfAttention, Visibility
+from plait.nn.attention import KVCache, SelfAttention
 from plait.nn.blocks import MLP, Block, Decoder, SquaredReLU
 from plait.nn.norms import plain_layer_norm
 from plait.nn.positions import LearnedPositions, NoRotation, Rotary
 from plait.nn.vqgan import VQGAN, VQGANConfig
-from plait.sequence import OWN_INPUT, Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
-from plait.systems.base import Emitted, Forced, Format, Grammar, Hidden, Next, Part, Stop, Streams, System
+from plait.sequence import Batch, Prepare, Sequence, Span, compact, picture, tokens
+from plait.systems.base import Emitted, Forced, Format, Grammar, Hidden, Next, Stop, Streams, System, sight, square
 from plait.text.bpe import BPE
 
 READER = "vqgan"
@@ -161,8 +159,6 @@ SIZES = {"tiny": TINY, "350m": CM3LEON_350M, "760m": CM3LEON_760M, "7b": CM3LEON
 class CM3Leon(System):
     """The whole system: image tokenizer, token embedding (also the output), positions, decoder."""
 
-    name: ClassVar[str] = "cm3leon"
-
     def __init__(self, config: CM3LeonConfig, text: BPE) -> None:
         super().__init__()
         self.config = config
@@ -193,15 +189,10 @@ class CM3Leon(System):
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Codes of the pictures, then embedding, positions, decoder."""
         own = {reader: self.codes(slots.pictures) for reader, slots in batch.slots.items()}
-        ids = batch.ids.flatten()
-        for reader, slots in batch.slots.items():
-            ids = ids.index_put((slots.at,), own[reader][slots.image, slots.offset])
-        x = self.embed(ids.view_as(batch.ids)) + self.positions(batch.position)  # (b, t, c)
+        x = self.embed(batch.filled(own)) + self.positions(batch.position)  # (b, t, c)
         if self.places is not None:
             x = x + self.places(batch.place)
-        visible = Visibility(batch.document, batch.block)
-        attend = cache.attend if cache else lambda layer: visible.attend
-        return Hidden(states=self.decoder(x, batch.position, attend), own=own)
+        return Hidden(states=self.decoder(x, batch.position, sight(batch, cache)), own=own)
 
     @torch.no_grad()
     def codes(self, pictures: Float[Tensor, "m 3 height width"]) -> Tensor:
@@ -240,22 +231,9 @@ class CM3Leon(System):
         return [Image(images.from_array(values)) for values in pixels]
 
     @property
-    def parts(self) -> Mapping[str, Part]:
-        """As in the paper's figure."""
-        modules = {
-            "image_tokenizer": self.image_tokenizer,
-            "embed": self.embed,
-            "positions": self.positions,
-            **({} if self.places is None else {"places": self.places}),
-            "decoder": self.decoder,
-        }
-        return {name: Part(module=module) for name, module in modules.items()}
-
-    @property
     def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
         """The blocks, and the image tokenizer, which is entered by what it is asked for."""
-        blocks: list[tuple[nn.Module, tuple[str, ...]]] = [(block, ()) for block in self.decoder.blocks]
-        return [*blocks, (self.image_tokenizer, ("encode", "decode"))]
+        return [*super().units, (self.image_tokenizer, ("encode", "decode"))]
 
     @property
     def chance(self) -> Mapping[str, float]:
@@ -304,7 +282,7 @@ class CM3LeonFormat(Format):
             if i:
                 spans.append(tokens([voc.brk], weight=weight))
             if isinstance(run, Image):
-                spans.append(self._image(run, weight))
+                spans.append(picture(READER, run, self.config.image.codes_per_image, weight=weight))
             for piece in run if isinstance(run, list) else []:
                 spans.append(
                     self._text(piece.text, weight) if isinstance(piece, Text) else tokens([sentinel], weight=0)
@@ -319,17 +297,8 @@ class CM3LeonFormat(Format):
             spans.append(tokens([voc.first_sentinel + len(answers)]))
         return Sequence(compact(spans))
 
-    def picture_spans(self, document: Document) -> list[Span]:
-        """Each picture, as codes that predict nothing."""
-        return [replace(self._image(image), targets=()) for image in document.images]
-
     def _text(self, text: str, weight: float = 1.0) -> Span:
         return tokens((i + self.vocabulary.first_text for i in self.text.encode(text)), weight=weight)
-
-    def _image(self, image: Image, weight: float = 1.0) -> Span:
-        n = self.config.image.codes_per_image
-        targets = (Target("code", OWN_INPUT, np.full(n, weight, np.float32)),) if weight else ()
-        return Span(Slot(READER, image), n, targets)
 
     def streams(self, document: Document, guidance: float) -> Streams:
         """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only.
@@ -387,13 +356,7 @@ class CM3LeonFormat(Format):
 
     def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
         """Short side to the resolution with Lanczos, centre crop, [-1, 1] (Chameleon's code); fast: bicubic."""
-        return {READER: functools.partial(_prepare, size=self.config.image.resolution, fast=fast)}
-
-    @property
-    def picture_shapes(self) -> Mapping[str, tuple[int, int, int]]:
-        """A square of the tokenizer's resolution."""
-        side = self.config.image.resolution
-        return {READER: (self.config.image.in_channels, side, side)}
+        return {READER: functools.partial(square, size=self.config.image.resolution, fast=fast)}
 
     @property
     def max_length(self) -> int:
@@ -429,13 +392,6 @@ def _block(config: CM3LeonConfig, activation: nn.Module, rotation: nn.Module) ->
         mlp_norm=plain_layer_norm(config.width),
         mlp=MLP(config.width, 4 * config.width, activation),
     )
-
-
-def _prepare(image: Image, size: int, fast: bool) -> NDArray[np.float32]:
-    content = image.content() if fast else None
-    if content is not None and (square := images.fast_square(content, size)) is not None:
-        return square
-    return images.to_array(images.resize_and_crop(image.open(), size))
 
 
 def _asked(document: Document, open: bool) -> tuple[list[Piece], list[str]]:

@@ -19,8 +19,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import torch
 
 from plait.checkpoints import directory as checkpoints
 from plait.config import difference, read_yaml, to_plain, write_yaml
+from plait.data.packs import Data
 from plait.document import Image
 from plait.errors import DISK_FULL, CheckpointError, ConfigError, Interrupted, TrainingError
 from plait.generate.engine import Engine
@@ -217,9 +218,8 @@ class Run:
     def _claim(self) -> None:
         """Writes config.yaml, or holds this recipe against the one that is there."""
         path = self.directory / "config.yaml"
-        mine = to_plain(
-            {"name": self.recipe.name, "build": _called(self.recipe.build), "stages": self.recipe.stages},
-        )
+        stages = [replace(stage, data=_told_of(stage.data)) for stage in self.recipe.stages]
+        mine = to_plain({"name": self.recipe.name, "build": _called(self.recipe.build), "stages": stages})
         if path.exists():
             changed = difference(_essence(read_yaml(path)), _essence(mine))
             if changed:
@@ -303,8 +303,35 @@ def shortened(recipe: Recipe, steps: int) -> Recipe:
 def _called(build: Callable[[], System]) -> Any:
     """What builds a system, with the arguments that it is bound to."""
     if isinstance(build, functools.partial):
-        return {"function": build.func, "arguments": [*build.args], "keywords": build.keywords}
+        keywords = {name: _plainly(value) for name, value in build.keywords.items()}
+        return {"function": build.func, "arguments": [*map(_plainly, build.args)], "keywords": keywords}
     return build
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """Stands in config.yaml for an object that has no plain form: its class, and its length."""
+
+    of: str
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def _told_of(data: Data) -> Data:
+    return replace(data, sources={name: _plainly(source) for name, source in data.sources.items()})
+
+
+def _plainly(value: Any) -> Any:
+    """A source that `to_plain` cannot write as what stands for it; anything else as it is."""
+    try:
+        to_plain(value)
+    except ConfigError:
+        if not isinstance(value, Sized):
+            raise
+        return Unwritten(f"{type(value).__module__}:{type(value).__qualname__}", len(value))
+    return value
 
 
 def _essence(config: Any) -> Any:
