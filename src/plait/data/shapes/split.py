@@ -18,6 +18,8 @@ from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Facts, Objec
 Part = Literal["train", "validation", "test"]
 Pairs = Literal["seen", "held-out"]
 
+STREAMS = {"train": 0, "validation": 8, "test": 16}  # first of the eight purposes (`Chance`) of a part
+
 # 5 of 48, no colour and no shape twice: five in six of the pairs of each colour stay, and seven in eight of each shape
 HELD_OUT_PAIRS = frozenset(
     {("red", "ring"), ("green", "triangle"), ("blue", "cross"), ("yellow", "diamond"), ("black", "circle")}
