@@ -47,7 +47,7 @@ def draw_change(
         new = [pair for pair in SEEN_PAIRS if pair not in pairs]
         if not free:
             return None
-        return Change(None, noisy(chance, (*chance.choice(new), chance.choice(tuple(SIZES)), chance.choice(free))))
+        return Change(None, noisy(chance, (*chance.choice(new), chance.choice(SIZES), chance.choice(free))))
     may = [item for item in scene.objects if item not in spared]
     if not may:
         return None

@@ -12,7 +12,7 @@ from plait.data.shapes.invented import invented
 from plait.data.shapes.language import worded
 from plait.data.shapes.split import SEEN_PAIRS, noisy, part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneImage
-from plait.document import Document, Image, Piece, Text
+from plait.document import Document, Image, Piece
 from plait.errors import ConfigError
 
 WORDINGS = ("this is a {}.", "here is a {}.", "we see a {}.", "a {}.", "the picture shows a {}.")

@@ -86,7 +86,8 @@ class Matrices(Cases):
     Seen and unseen are split by the hash of all values of the matrix; no picture has a pair of colour and shape that
     training never shows.
 
-    Chance: one in six, by the candidate most alike to the others, or the number of the right one that is most frequent.
+    Chance: one in six, by the candidate most alike to the others, or the number of the right one that is most frequent;
+    to judge, one half.
 
     Args:
         columns: 2 or 3, each as likely.
@@ -111,7 +112,7 @@ class Matrices(Cases):
         chance = self.stream(i)
         while True:
             matrix = _matrix(chance, chance.choice(self.columns))
-            if hashed(repr(matrix.cells)) == self.split:
+            if hashed(repr([tuple(cell) for cell in matrix.cells])) == self.split:
                 return matrix
 
     def case(self, i: int) -> MatrixCase:
@@ -173,7 +174,7 @@ def _matrix(chance: Chance, columns: int) -> Matrix:
     values["colour"], values["shape"] = _kinds(chance, asked)
     last = {attribute: chance.choice(values[attribute]) for attribute in ATTRIBUTES}
     grids = {
-        attribute: sum(_grid(chance, values[attribute], attribute in ORDERED, columns, last[attribute]), [])
+        attribute: _grid(chance, values[attribute], attribute in ORDERED, columns, last[attribute])
         for attribute in ATTRIBUTES
     }
     if several:
@@ -203,8 +204,8 @@ def _kinds(chance: Chance, asked: str) -> tuple[list[int], list[int]]:
             return colours, shapes
 
 
-def _grid(chance: Chance, values: list[int], ordered: bool, columns: int, last: int) -> list[list[int]]:
-    """Rows of an attribute by one rule, of which the cells before the last leave one value for that: `last`."""
+def _grid(chance: Chance, values: list[int], ordered: bool, columns: int, last: int) -> list[int]:
+    """An attribute's values by one rule, row by row; those before the last leave one value for it: `last`."""
     rules = ("constant", "distribution", "progression") if ordered else ("constant", "distribution")
     while True:
         match chance.choice(rules):
@@ -220,4 +221,4 @@ def _grid(chance: Chance, values: list[int], ordered: bool, columns: int, last: 
                 firsts = [*(chance.choice(starts) for _ in range(columns - 1)), last - reach * step]
                 rows = [[first + step * column for column in range(columns)] for first in firsts]
         if implied([*rows[:-1], rows[-1][:-1]], ordered) == {last}:
-            return rows
+            return [value for row in rows for value in row]

@@ -49,8 +49,8 @@ def hashed(content: str) -> Part:
 def belong(scenes: Sequence[Scene], asked: Scene, wanted: Part) -> bool:
     """Whether pictures shown together may be shown in a part.
 
-    In training all of them belong to training, the one that is asked about too. In another part that one belongs to it, so that what
-    is asked never occurs in training, whatever stands beside.
+    In training all of them belong to training. In another part the one that is asked about belongs to it, so that it
+    never occurs in training, whatever stands beside.
     """
     checked = scenes if wanted == "train" else (asked,)
     return all(part(scene.content) == wanted for scene in checked)

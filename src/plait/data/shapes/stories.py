@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -79,8 +80,8 @@ class Stories(Cases):
         draw  "a large red circle at the top." image "the red circle moves to the left." image ... | image
         tell  image "a large red circle at the top." image "the red circle moves to the left." image ... | "..."
 
-    Objects are named by colour and shape, which tell them apart. A drawing is judged by what it gains over a copy of the
-    picture before (`Redraws`), a sentence by what it makes of the scene (`Tells`).
+    Objects are named by colour and shape, which tell them apart. A drawing is judged by what it gains over a copy of
+    the picture before (`Redraws`), a sentence by what it makes of the scene (`Tells`).
 
     Chance: nothing for drawings, as a copy is; for sentences, whoever reads the text but sees no picture says that an
     object vanishes where there are two or more, and else that the only one changes its size.
@@ -91,7 +92,7 @@ class Stories(Cases):
     """
 
     name: ClassVar[str] = "stories"
-    chance: ClassVar[float] = 0.02
+    chance: ClassVar[float] = 0.035
 
     forms: tuple[Form, ...] = ("draw", "tell")
     changes: tuple[int, ...] = (1, 2, 3)
@@ -182,8 +183,13 @@ _PLACE_OF = {words: place for place in PLACES for words in (PLACE_WORDS[place][0
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
-    named = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "at": [PLACE_WORDS[p][0] for p in PLACES]}
-    named |= {"to": _NOUNS.values(), "a": [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]}
+    named: dict[str, Iterable[str]] = {
+        "colour": COLOURS,
+        "shape": SHAPES,
+        "size": SIZES,
+        "at": [PLACE_WORDS[p][0] for p in PLACES],
+    }
+    named |= {"to": list(_NOUNS.values()), "a": [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]}
     groups = {name: f"(?P<{name}>{'|'.join(words)})" for name, words in named.items()}
     return re.compile(wording.removesuffix(".").format(**groups))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar
 
 from plait.data.shapes.cases import Case, Cases
@@ -58,6 +59,8 @@ _KIND_OF: dict[str, Kind] = {
     "turns from": "turns",
 }
 _KINDS: tuple[Kind, ...] = ("appears", "vanishes", "moves", "turns")
+_COUNTED: tuple[Kind, ...] = ("appears", "vanishes")
+_BESIDE: tuple[Kind, ...] = ("moves", "turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Videos(Cases):
     """
 
     name: ClassVar[str] = "videos"
-    chance: ClassVar[float] = 0.2
+    chance: ClassVar[float] = 0.17
 
     frames: tuple[int, ...] = (4, 5, 6, 7, 8)
     objects: tuple[int, ...] = (2, 3)
@@ -112,9 +115,7 @@ class Videos(Cases):
     def case(self, i: int) -> Case:
         """Case i."""
         clip = self.clip(i)
-        question = worded(
-            self.stream(i, 1), WORDINGS[clip.asked], HELD_OUT_WORDINGS.get(clip.asked, ()), self.split
-        )
+        question = worded(self.stream(i, 1), WORDINGS[clip.asked], HELD_OUT_WORDINGS.get(clip.asked, ()), self.split)
         images = {scene: Image(SceneImage(scene, self.resolution)) for scene in clip.scenes}
         video = Video(
             tuple(images[scene] for scene in clip.scenes), tuple(SECONDS * at for at in range(len(clip.scenes)))
@@ -130,22 +131,23 @@ class Videos(Cases):
 
 def _kinds(chance: Chance, asked: str, objects: int) -> list[Kind]:
     """What happens in a video with such a question, in order."""
-    if asked.startswith("many"):  # as many come as go: neither the first nor the last frame tells how many
+    if asked.startswith("many"):  # as many come as go, by turns: the objects of no one frame tell how many
         count = chance.below(MOST_COUNTED + 1)
-        beside: list[Kind] = [chance.choice(("moves", "turns"))] if count < objects else []
-        return [*("appears", "vanishes") * count, *beside]
+        steps = [chance.sample(_COUNTED, 2) for _ in range(count)]
+        steps.append([chance.choice(_BESIDE)] if count < objects else [])
+        return list(chain.from_iterable(chance.sample(steps, len(steps))))
     if asked in ("first", "last"):
         return chance.sample(_KINDS, min(objects, 2 + chance.below(2)))
     kinds = [_KIND_OF[asked]]
     if chance.unit() < 0.5:  # something else happens, too
-        kinds.append(chance.choice([kind for kind in _KINDS if kind not in kinds]))
+        others = [kind for kind in _KINDS if kind not in kinds and (kind != "vanishes" or objects > 2)]
+        kinds.append(chance.choice(others))  # without leaving the asked object alone
     return chance.sample(kinds, len(kinds))
 
 
 def _clip(chance: Chance, asked: str, kinds: Sequence[Kind], frames: int, objects: int) -> Clip | None:
     """A video in which this happens; None when a draw left no room for it."""
     if asked.startswith("many"):
-        kinds = chance.sample(kinds, len(kinds))
         gaps = sorted(1 + chance.below(frames - 1) for _ in kinds)
     else:
         gaps = sorted(chance.sample(range(1, frames), len(kinds)))
