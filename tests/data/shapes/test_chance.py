@@ -24,3 +24,11 @@ def test_draws_are_even():
     picks = Counter(chance.weighted({"a": 3, "b": 0, "c": 1}) for _ in range(8000))
     assert picks["a"] / 8000 == pytest.approx(0.75, abs=0.02)
     assert picks["b"] == 0
+
+
+def test_arrays():
+    numbers = Chance(3).units(40, 50)
+    assert numbers.shape == (40, 50)
+    assert 0 <= numbers.min() < 0.01 and 0.99 < numbers.max() < 1
+    assert (numbers == Chance(3).units(40, 50)).all()
+    assert (numbers != Chance(4).units(40, 50)).any()

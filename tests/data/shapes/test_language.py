@@ -88,3 +88,11 @@ def test_captions_are_short_and_mostly_in_reading_order():
     assert 9 < sum(lengths[1]) / len(lengths[1]) < 10.5
     assert 18 < sum(lengths[2]) / len(lengths[2]) < 20
     assert sum(in_order) / len(in_order) == pytest.approx(0.9, abs=0.03)  # 0.8, and half of the rest
+
+
+def test_held_out_ones_of_other_wordings_come_in_the_test_alone():
+    said = {
+        split: {language.worded(Chance(0, i), ("a", "b"), ("c",), split) for i in range(50)}
+        for split in ("train", "validation", "test")
+    }
+    assert said == {"train": {"a", "b"}, "validation": {"a", "b"}, "test": {"a", "b", "c"}}

@@ -9,7 +9,7 @@ import pytest
 
 from plait.data.shapes import Shapes
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.split import HELD_OUT_PAIRS, draw_scene, part
+from plait.data.shapes.split import HELD_OUT_PAIRS, SEEN_PAIRS, belong, draw_distinct, draw_scene, hashed, part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES
 
 TRAIN = Shapes(seed=3, length=20_000, objects=(1, 2, 3))
@@ -76,3 +76,29 @@ def test_a_scene_is_a_function_of_seed_and_index():
     assert TRAIN.scene(7) != TRAIN.scene(8)
     assert TRAIN.scene(7) != replace(TRAIN, seed=4).scene(7)
     assert TRAIN.scene(2).content == TRAIN.scene(2).content
+
+
+def test_pictures_shown_together():
+    chance = Chance(1)
+    train, other, test = (draw_scene(chance, (2,), which) for which in ("train", "train", "test"))
+    assert belong([train, other], other, "train")
+    assert not belong([train, test], train, "train")  # nothing of the test beside
+    assert belong([train, test], test, "test")
+    assert not belong([train, test], train, "test")
+    assert not belong([train, test], test, "validation")
+
+
+def test_hashes_of_text_keep_to_the_shares():
+    counts = Counter(hashed(str(number)) for number in range(8000))
+    assert counts["test"] / 8000 == pytest.approx(2 / 16, abs=0.01)
+    assert counts["validation"] / 8000 == pytest.approx(1 / 16, abs=0.01)
+
+
+def test_distinct_objects():
+    chance, parts = Chance(2), set()
+    for _ in range(200):
+        scene = draw_distinct(chance, 4)
+        assert len({item.facts[:2] for item in scene.objects} & set(SEEN_PAIRS)) == 4
+        assert len({item.place for item in scene.objects}) == 4
+        parts.add(part(scene.content))
+    assert parts == {"train", "validation", "test"}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -33,6 +34,10 @@ class Chance:
         if not self._block:
             self._block = self._generator.random(_BLOCK).tolist()
         return self._block.pop()
+
+    def units(self, *shape: int) -> NDArray[np.float32]:
+        """An array of this shape of numbers in [0, 1)."""
+        return self._generator.random(shape, dtype=np.float32)
 
     def between(self, low: float, high: float) -> float:
         """A number in [low, high)."""

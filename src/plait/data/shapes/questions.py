@@ -113,7 +113,12 @@ def questions(
 
 def correct(question: Question, answer: str) -> bool:
     """Whether the answer is the right one, up to case, outer white space and a final dot."""
-    return answer.strip().lower().removesuffix(".").rstrip() == question.answer
+    return plain(answer) == question.answer
+
+
+def plain(answer: str) -> str:
+    """An answer without what does not count: case, outer white space and a final dot."""
+    return answer.strip().lower().removesuffix(".").rstrip()
 
 
 def _question(

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from plait.data.shapes import language, questions
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.questions import Question
-from plait.data.shapes.split import Pairs, Part, draw_scene
+from plait.data.shapes.split import STREAMS, Pairs, Part, draw_scene
 from plait.data.shapes.world import PLACES, Scene, SceneImage
 from plait.document import Document, Image, Piece, Text, Turn
 from plait.errors import ConfigError
 
 KINDS = ("draw", "describe", "questions", "both")
-
-_STREAMS = {"train": 0, "validation": 8, "test": 16}  # first purpose of a part; scene, caption, questions, kind follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +61,8 @@ class Shapes:
     pairs: Pairs = "seen"
 
     def __post_init__(self) -> None:
-        if self.split not in _STREAMS:
-            raise ConfigError(f"split {self.split!r} is not one of {', '.join(_STREAMS)}")
+        if self.split not in STREAMS:
+            raise ConfigError(f"split {self.split!r} is not one of {', '.join(STREAMS)}")
         if not self.objects or not set(self.objects) <= set(range(1, len(PLACES) + 1)):
             raise ConfigError(f"objects={self.objects}: give numbers from 1 to {len(PLACES)}, one object a place")
         if self.resolution < 16:
@@ -122,7 +120,7 @@ class Shapes:
     def _chance(self, i: int, purpose: int) -> Chance:
         if not 0 <= i < self.length:
             raise IndexError(f"document {i} of {self.length}")
-        return Chance(self.seed, i, _STREAMS[self.split] + purpose)
+        return Chance(self.seed, i, STREAMS[self.split] + purpose)
 
     def _caption(self, i: int, scene: Scene) -> language.Caption:
         return language.caption(scene, self._chance(i, 1), train=self.split != "test")

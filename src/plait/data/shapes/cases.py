@@ -1,0 +1,75 @@
+"""A case of the world: what training sees of it, what a model is asked, and who judges the reply."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from plait.data.shapes.chance import Chance
+from plait.data.shapes.split import STREAMS, Part
+from plait.document import Document
+from plait.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A document in full, the part of it that a model is given, and a judge of what the model says or draws next."""
+
+    document: Document
+    prompt: Document
+    check: Callable[[Document], float]
+    """The worth of a reply, 0 to 1; a reply that cannot be read is worth 0."""
+    reply: Document
+    """The right reply: `check` gives it 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """A kind of case as a source of documents: element i depends on the fields other than `length` and on i alone.
+
+    Subclasses name themselves, say what a guess without looking is worth (`chance`, at its default settings), and make
+    case i from streams of random numbers.
+
+    Raises:
+        ConfigError: a field is out of range.
+    """
+
+    name: ClassVar[str]
+    chance: ClassVar[float]
+
+    seed: int
+    length: int
+    split: Part = "train"
+    resolution: int = 64
+
+    def __post_init__(self) -> None:
+        if self.split not in STREAMS:
+            raise ConfigError(f"split {self.split!r} is not one of {', '.join(STREAMS)}")
+        if self.length < 0 or self.resolution < 16:
+            raise ConfigError(f"length={self.length}, resolution={self.resolution}: at least 0, and 16 pixels a side")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> Document:
+        return self.case(i).document
+
+    def cases(self) -> Iterator[Case]:
+        """All cases in order."""
+        return (self.case(i) for i in range(self.length))
+
+    def case(self, i: int) -> Case:
+        """Case i."""
+        raise NotImplementedError
+
+    def stream(self, i: int, purpose: int = 0) -> Chance:
+        """The random numbers of case i for one of eight purposes.
+
+        Raises:
+            IndexError: there is no such case.
+        """
+        if not 0 <= i < self.length:
+            raise IndexError(f"case {i} of {self.length}")
+        return Chance(self.seed, i, (zlib.crc32(self.name.encode()) << 8) + STREAMS[self.split] + purpose)

@@ -1,0 +1,110 @@
+"""Episodes for few-shot learning: invented names for kinds of picture, a few pictures of each, and one to name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from plait.data.shapes.cases import Case, Cases
+from plait.data.shapes.chance import Chance
+from plait.data.shapes.invented import invented
+from plait.data.shapes.language import worded
+from plait.data.shapes.split import SEEN_PAIRS, noisy, part
+from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneImage
+from plait.document import Document, Image, Piece
+from plait.errors import ConfigError
+
+WORDINGS = ("this is a {}.", "here is a {}.", "we see a {}.", "a {}.", "the picture shows a {}.")
+HELD_OUT_WORDINGS = ("here we see a {}.",)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Worth 1 when the reply holds the right one of the labels and no other; else 0."""
+
+    right: str
+    labels: tuple[str, ...]
+
+    def __call__(self, reply: Document) -> float:
+        """The worth of the reply."""
+        words = set(reply.text.lower().replace(".", " ").split())
+        return float(words & set(self.labels) == {self.right})
+
+
+@dataclass(frozen=True, slots=True)
+class Episode(Case):
+    """A case with the replies that name each of the labels, to be ranked by likelihood."""
+
+    candidates: tuple[Document, ...]
+    right: int
+    """The index of the right one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes(Cases):
+    """Pictures of one object each with invented names, and a last one to be named.
+
+    In an episode names go either by shape or by colour, and nothing else of a picture tells. A document of two ways and
+    one shot:
+
+        image "this is a dakub." image "this is a tivol." image | "this is a dakub."
+
+    Names are drawn anew in each episode, and none occurs in two parts. A case gives the reply for each name
+    (`Episode.candidates`): rank them by likelihood, or let the model speak.
+
+    Chance: one in `ways`, by any of the names.
+
+    Args:
+        ways: names, 2 to 6.
+        shots: pictures of each.
+    """
+
+    name: ClassVar[str] = "episodes"
+    chance: ClassVar[float] = 0.5
+
+    ways: int = 2
+    shots: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.ways <= len(SHAPES) or self.shots < 1:
+            raise ConfigError(f"ways={self.ways}, shots={self.shots}: give 2 to {len(SHAPES)} ways, at least one shot")
+
+    def case(self, i: int) -> Episode:
+        """Case i."""
+        chance = self.stream(i)
+        labels = self._labels(chance)
+        right = chance.below(self.ways)
+        order = chance.sample([way for way in range(self.ways) for _ in range(self.shots)], self.ways * self.shots)
+        scenes = self._scenes(chance, [*order, right])
+        wording = worded(self.stream(i, 1), WORDINGS, HELD_OUT_WORDINGS, self.split)
+        candidates = tuple(Document(wording.format(label)) for label in labels)
+        pieces: list[Piece] = []
+        for way, scene in zip((*order, right), scenes, strict=True):
+            pieces += [Image(SceneImage(scene, self.resolution)), *candidates[way]]
+        check = Names(labels[right], labels)
+        return Episode(Document(pieces), Document(pieces[:-1]), check, candidates[right], candidates, right)
+
+    def _labels(self, chance: Chance) -> tuple[str, ...]:
+        labels: dict[str, None] = {}
+        while len(labels) < self.ways:
+            labels[invented(chance, self.split)] = None
+        return tuple(labels)
+
+    def _scenes(self, chance: Chance, ways: Sequence[int]) -> list[Scene]:
+        """A picture for each way; the last one is none of the others, and of the part."""
+        at = chance.below(2)
+        values = chance.sample(SHAPES if at else COLOURS, self.ways)
+        scenes: list[Scene] = []
+        for number, way in enumerate(ways, 1):
+            pairs = [pair for pair in SEEN_PAIRS if pair[at] == values[way]]
+            query = number == len(ways)
+            while True:
+                facts = (*chance.choice(pairs), chance.choice(SIZES), chance.choice(PLACES))
+                if query and any(scene.content == (facts,) for scene in scenes):
+                    continue
+                if part([facts]) == self.split or not (query or self.split == "train"):
+                    break
+            scenes.append(Scene((noisy(chance, facts),)))
+        return scenes
