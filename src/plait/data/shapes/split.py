@@ -13,7 +13,7 @@ from typing import Literal
 
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.draw import SHADING, SHIFT, STRETCH
-from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Facts, Object, Scene
+from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, VALUES, Facts, Object, Scene
 
 Part = Literal["train", "validation", "test"]
 Pairs = Literal["seen", "held-out"]
@@ -26,7 +26,7 @@ HELD_OUT_PAIRS = frozenset(
 )
 
 _ALL = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
-_SEEN = tuple(pair for pair in _ALL if pair not in HELD_OUT_PAIRS)
+SEEN_PAIRS = tuple(pair for pair in _ALL if pair not in HELD_OUT_PAIRS)
 _HELD_OUT = tuple(pair for pair in _ALL if pair in HELD_OUT_PAIRS)
 
 REPEAT = 0.2  # chance that an object takes the colour of the one before it; as much again for the shape
@@ -57,11 +57,32 @@ def draw_scene(chance: Chance, objects: Sequence[int], wanted: Part, pairs: Pair
             (colour, shape, chance.choice(SIZES), place) for (colour, shape), place in zip(kinds, places, strict=True)
         ]
         if pairs == "held-out" or part(facts) == wanted:
-            return Scene(tuple(_noisy(chance, item) for item in facts))
+            return Scene(tuple(noisy(chance, item) for item in facts))
+
+
+def another(item: Object, attribute: str, chance: Chance, train: bool) -> str:
+    """A value that the object does not have; in training, none that makes a held-out pair."""
+    values = [value for value in VALUES[attribute] if value != getattr(item, attribute)]
+    if train and attribute == "colour":
+        values = [value for value in values if (value, item.shape) not in HELD_OUT_PAIRS]
+    if train and attribute == "shape":
+        values = [value for value in values if (item.colour, value) not in HELD_OUT_PAIRS]
+    return chance.choice(values)
+
+
+def noisy(chance: Chance, facts: Facts) -> Object:
+    """An object of these facts, with noise."""
+    return Object(
+        *facts,
+        dx=chance.between(-SHIFT, SHIFT),
+        dy=chance.between(-SHIFT, SHIFT),
+        scale=chance.between(1 - STRETCH, 1 + STRETCH),
+        shade=chance.between(-SHADING, SHADING),
+    )
 
 
 def _kinds(chance: Chance, count: int, pairs: Pairs) -> list[tuple[str, str]]:
-    first, others = (_SEEN, _SEEN) if pairs == "seen" else (_HELD_OUT, _ALL)
+    first, others = (SEEN_PAIRS, SEEN_PAIRS) if pairs == "seen" else (_HELD_OUT, _ALL)
     kinds = [chance.choice(first)]
     while len(kinds) < count:
         colour, shape = kinds[-1]
@@ -73,13 +94,3 @@ def _kinds(chance: Chance, count: int, pairs: Pairs) -> list[tuple[str, str]]:
         else:
             kinds.append(chance.choice(others))
     return kinds
-
-
-def _noisy(chance: Chance, facts: Facts) -> Object:
-    return Object(
-        *facts,
-        dx=chance.between(-SHIFT, SHIFT),
-        dy=chance.between(-SHIFT, SHIFT),
-        scale=chance.between(1 - STRETCH, 1 + STRETCH),
-        shade=chance.between(-SHADING, SHADING),
-    )
