@@ -33,6 +33,7 @@ check: $(STAMP)  ## Format, lint, types, import directions, and what the documen
 bench: $(STAMP)  ## Run the benchmarks that need no data; each writes benchmarks/results/*.json
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/ranks.py
+	$(BIN)/python benchmarks/shapes.py
 	$(BIN)/python benchmarks/demo.py
 
 docs: $(STAMP)  ## Write the generated tables of the documents again

@@ -60,7 +60,7 @@ def learned() -> Callable[..., Guess]:
         text = said(case)
         return text, without_values(text), " ".join(without_values(text).split()[:3]), ""
 
-    def learn(kind: type[Cases], keys: Keys = keys_by_text, count: int = 3000) -> Guess:
+    def learn(kind: type[Cases], keys: Keys = keys_by_text, count: int = 2000) -> Guess:
         known: defaultdict[str, list[Case]] = defaultdict(list)
         for case in kind(seed=0, length=count, split=kind.parts[0]).cases():
             for key in keys(case):

@@ -31,8 +31,8 @@ ALSO = Wordings(("and {a}?", "what about {a}?", "and what about {a}?", "now {a}?
 class Dialogues(Cases):
     """Two to four questions and answers about one picture; every question but the first refers back.
 
-    "it" is the object spoken of last, "the other one" the other of two, "and the blue one?" asks again what was asked
-    last. What has been said of an object is not asked. The last answer is checked, word for word.
+    "it" is the object spoken of last, "the other one" the other of two, "and the blue object?" asks again what was
+    asked last. What has been said of an object is not asked. The last answer is checked, word for word.
 
     Chance: the most frequent answer to the same form of last question after the same answer to the same attribute.
     """
