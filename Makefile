@@ -34,6 +34,7 @@ bench: $(STAMP)  ## Run the benchmarks that need no data; each writes benchmarks
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/shapes.py
 	$(BIN)/python benchmarks/demo.py
 
 docs: $(STAMP)  ## Write the generated tables of the documents again

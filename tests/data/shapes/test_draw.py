@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import pickle
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from plait.data.shapes import draw
-from plait.data.shapes.world import Object, Scene, SceneImage
+from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, SceneImage
 from plait.document import Image, Picture
 
 AREAS = {  # in squares of the radius, by geometry
@@ -77,3 +78,53 @@ def test_a_scene_is_a_picture_that_opens_late_and_travels():
     picture = Image(source).open()
     assert (picture.mode, picture.size) == ("RGB", (48, 48))
     assert picture.tobytes() == scene.draw(48).tobytes()
+
+
+def full(i):
+    """Nine objects with noise: another colour, shape and size at each place for each i."""
+    return Scene(
+        tuple(
+            Object(
+                COLOURS[(i + k) % 8],
+                SHAPES[(i + k) % 6],
+                SIZES[(i + k) % 2],
+                place,
+                dx=(k - 4) / 400,
+                dy=(4 - k) / 500,
+                scale=1 + k / 400,
+                shade=(k - 4) / 80,
+            )
+            for k, place in enumerate(PLACES)
+        )
+    )
+
+
+def test_the_plain_style_is_pinned_to_the_bit():
+    pixels = b"".join(full(i).draw(resolution).tobytes() for i in range(48) for resolution in (32, 64))
+    assert hashlib.sha256(pixels).hexdigest()[:32] == "371aa73e8bacdf8703e3c32460ef6559"  # as before there were styles
+    assert full(0).draw(64).tobytes() == full(0).draw(64, "plain").tobytes()
+
+
+@pytest.mark.parametrize("style", draw.ALL)
+def test_each_style_mixes_its_background_with_its_colours(style):
+    look = draw.ALL[style]
+    pixels = np.asarray(Scene((Object("blue", "square", "large", "middle"),)).draw(64, style)).astype(float)
+    background, colour = np.array(look.background, dtype=float), look.palette["blue"]
+    share = (pixels - background) @ (colour - background) / np.square(colour - background).sum()
+    assert share.min() >= -0.01 and 0.9 < share.max() <= 1.01
+    assert np.abs(background + share[..., None] * (colour - background) - pixels).max() <= 2
+    assert (pixels[:8] == background).all()
+
+
+def test_styles_differ_from_each_other():
+    pictures = {style: np.asarray(full(1).draw(64, style)).astype(float) for style in draw.STYLES}
+    assert len(pictures) == 8
+    for (_, first), (_, second) in itertools.combinations(pictures.items(), 2):
+        assert np.abs(first - second).mean() > 5
+
+
+def test_pastel_and_dark_colours_stand_apart():
+    for style, least in (("dark", 95), ("pastel", 65)):
+        look = draw.STYLES[style]
+        colours = np.array([look.background, *look.colours.values()], dtype=float)
+        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) > least

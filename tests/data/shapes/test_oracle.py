@@ -8,7 +8,8 @@ import PIL.ImageFilter
 import pytest
 
 from plait.data.shapes import Shapes
-from plait.data.shapes.oracle import read
+from plait.data.shapes.draw import STYLES
+from plait.data.shapes.oracle import read, style
 from plait.data.shapes.score import object_accuracy
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene
 
@@ -61,3 +62,23 @@ def test_does_not_see_what_was_rubbed_out():
     assert read(faint) == Scene(())
     other = Scene((Object("red", "circle", "small", "middle"),))
     assert read(other.draw(32)) != scene
+
+
+@pytest.mark.parametrize("resolution", [32, 64])
+@pytest.mark.parametrize("name", STYLES)
+def test_reads_and_tells_styles_in_spoilt_pictures(name, resolution):
+    rng = np.random.default_rng(2)
+    scenes = [SOURCES[0].scene(i) for i in range(40)]
+    spoilt = [spoil(scene.draw(resolution, name), 6, 0.5, rng) for scene in scenes]
+    found = [read(picture, name).content for picture in spoilt]
+    plain = [[Object(*item.facts) for item in scene.objects] for scene in scenes]  # the noise is not known
+    told = [style(picture, objects) == name for picture, objects in zip(spoilt, plain, strict=True)]
+    accuracy = np.mean([object_accuracy(a.content, b) for a, b in zip(scenes, found, strict=True)])
+    print(f"{name}, {resolution} px: {accuracy:.3f} of the objects read, {np.mean(told):.3f} of the styles told")
+    assert accuracy >= 0.95 and np.mean(told) >= 0.95
+
+
+def test_tells_the_style_by_the_objects_that_are_there():
+    scene = Scene((Object("red", "circle", "large", "top"), Object("black", "ring", "small", "left")))
+    for name in STYLES:
+        assert style(Scene(scene.objects[:1]).draw(64, name), scene.objects) == name

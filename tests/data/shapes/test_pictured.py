@@ -9,12 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from plait.data.shapes.cases import Case, Cases
-from plait.data.shapes.pictured import PICTURED
+from plait.data.shapes.kinds import CASES
 from plait.data.shapes.split import HELD_OUT_PAIRS, part
 from plait.data.shapes.world import SIZES, SceneImage
 from plait.document import Document, Image, Video
 from plait.errors import ConfigError
 
+PICTURED = {name: CASES[name] for name in ("videos", "stories", "matrices", "words", "opinions", "pages", "episodes")}
 kinds = pytest.mark.parametrize("kind", PICTURED.values(), ids=PICTURED)
 
 

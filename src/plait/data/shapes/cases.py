@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.split import STREAMS, Part
-from plait.document import Document
+from plait.document import Blank, Document, Image, Piece, Turn
 from plait.errors import ConfigError
 
 
@@ -23,6 +23,36 @@ class Case:
     """The worth of a reply, 0 to 1; a reply that cannot be read is worth 0."""
     reply: Document
     """The right reply: `check` gives it 1."""
+
+    @classmethod
+    def asked(
+        cls,
+        question: Sequence[Piece | str],
+        answer: str | Image,
+        check: Callable[[Document], float],
+        before: Sequence[tuple[Sequence[Piece | str], str]] = (),
+    ) -> Case:
+        """A question in a turn of its own and its answer, in words or as a picture; `before` holds such turns too."""
+        said = [turn for asked, reply in before for turn in (Turn("user", asked), Turn("assistant", reply))]
+        user = Turn("user", question)
+        drawn = [Turn("assistant", Blank("image"))] if isinstance(answer, Image) else []
+        return cls(
+            document=Document([*said, user, Turn("assistant", answer)]),
+            prompt=Document([*said, user, *drawn]),
+            check=check,
+            reply=Document([answer]),
+        )
+
+
+class Wordings(NamedTuple):
+    """Ways to say one thing: those of training, and some that occur in the test alone."""
+
+    seen: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+
+    def pick(self, chance: Chance, part: Part) -> str:
+        """One of them, each as likely; in the test any, else one of training's."""
+        return chance.choice(self.seen + self.held_out if part == "test" else self.seen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +68,8 @@ class Cases:
 
     name: ClassVar[str]
     chance: ClassVar[float]
+    parts: ClassVar[tuple[Part, ...]] = ("train", "validation", "test")
+    """Those that there are cases for."""
 
     seed: int
     length: int
@@ -45,8 +77,8 @@ class Cases:
     resolution: int = 64
 
     def __post_init__(self) -> None:
-        if self.split not in STREAMS:
-            raise ConfigError(f"split {self.split!r} is not one of {', '.join(STREAMS)}")
+        if self.split not in self.parts:
+            raise ConfigError(f"{self.name}: split {self.split!r} is not one of {', '.join(self.parts)}")
         if self.length < 0 or self.resolution < 16:
             raise ConfigError(f"length={self.length}, resolution={self.resolution}: at least 0, and 16 pixels a side")
 

@@ -3,13 +3,17 @@
 Shapes are signed distances (negative inside), in units of the radius, u to the right and v down. The coverage of a
 pixel is the distance of its centre from the edge in pixels, clipped to a band one pixel wide: analytic anti-aliasing.
 Lengths are fractions of the picture's side; comments give them in pixels of a picture of 32.
+
+A style is a background, a palette and a texture: how strongly the colour covers at each point of the shape. Since
+every pixel is so a mixture of the background and one colour, the oracle can read all styles in the same way.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,7 +99,74 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "ring": _ring,
 }
 
-_PALETTE = {name: np.array(rgb, dtype=np.float32) for name, rgb in COLOURS.items()}
+Texture = Callable[[Array, Array, Array, float], Array]
+"""(u, v, signed distance, side of a pixel), in radii: how strongly the colour covers, 0 to 1; u (1, w) and v (h, 1)."""
+
+
+def _rim(width: float, inside: float) -> Texture:
+    """Full along the edge, `width` radii wide, and fainter inside."""
+
+    def texture(u: Array, v: Array, distance: Array, pixel: float) -> Array:
+        depth = np.clip(np.float32(0.5) - (distance + np.float32(width)) / np.float32(pixel), 0, 1)
+        return np.float32(1) - np.float32(1 - inside) * depth
+
+    return texture
+
+
+def _checks(u: Array, v: Array, distance: Array, pixel: float) -> Array:
+    waves = np.sin(np.float32(math.pi / 0.5) * u) * np.sin(np.float32(math.pi / 0.5) * v)
+    return np.float32(0.3) + np.float32(0.7) * np.clip(np.float32(0.5) + np.float32(1.5) * waves, 0, 1)
+
+
+def _stripes(u: Array, v: Array, distance: Array, pixel: float) -> Array:
+    waves = np.sin(np.float32(2 * math.pi) * v)
+    return np.float32(0.3) + np.float32(0.7) * np.clip(np.float32(0.5) + waves, 0, 1)
+
+
+def _fading(u: Array, v: Array, distance: Array, pixel: float) -> Array:
+    return np.clip(np.float32(0.6) - np.float32(0.4) * v, 0, 1)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a scene is drawn: the colour behind it, what its colours look like, and a texture, or none for full cover."""
+
+    background: tuple[int, int, int] = BACKGROUND
+    colours: Mapping[str, tuple[int, int, int]] = field(default_factory=lambda: COLOURS)
+    texture: Texture | None = None
+    shaded: bool = True
+    """Whether the noise of brightness shows."""
+    crisp: bool = False
+    """Whether a pixel is covered in full or not at all."""
+
+    @cached_property
+    def palette(self) -> dict[str, Array]:
+        """Each colour as (3,)."""
+        return {name: np.array(rgb, dtype=np.float32) for name, rgb in self.colours.items()}
+
+
+def _pale(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
+    red, green, blue = (int(value + 0.45 * (255 - value)) for value in rgb)
+    return red, green, blue
+
+
+STYLES: dict[str, Style] = {
+    "plain": Style(),
+    "outlined": Style(texture=_rim(0.2, 0.4)),
+    "hollow": Style(texture=_rim(0.2, 0.0)),
+    "checkered": Style(texture=_checks),
+    "striped": Style(texture=_stripes),
+    "fading": Style(texture=_fading),
+    "dark": Style(background=(70, 70, 90)),
+    "pastel": Style(background=(255, 252, 240), colours={name: _pale(rgb) for name, rgb in COLOURS.items()}),
+}
+
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+MAPS: dict[str, Style] = {  # on black, where what is black in the picture is white
+    "segments": Style(background=_BLACK, colours={**COLOURS, "black": _WHITE}, shaded=False, crisp=True),
+    "edges": Style(background=_BLACK, colours=dict.fromkeys(COLOURS, _WHITE), texture=_rim(0.25, 0.0), shaded=False),
+}
+ALL = {**STYLES, **MAPS}
 
 
 @cache
@@ -103,7 +174,7 @@ def _centres(resolution: int) -> Array:
     return (np.arange(resolution, dtype=np.float32) + np.float32(0.5)) / np.float32(resolution)  # (resolution,)
 
 
-def coverage(shape: str, x: Array, y: Array, radius: float, pixel: float) -> Array:
+def coverage(shape: str, x: Array, y: Array, radius: float, pixel: float, texture: Texture | None = None) -> Array:
     """How much of each pixel the shape covers, 0 to 1: (h, w).
 
     Args:
@@ -112,15 +183,18 @@ def coverage(shape: str, x: Array, y: Array, radius: float, pixel: float) -> Arr
     """
     u, v = (x / np.float32(radius))[None, :], (y / np.float32(radius))[:, None]
     distance = SHAPES[shape](u, v)
+    strength = None if texture is None else texture(u, v, distance, pixel / radius)
     distance *= np.float32(-radius / pixel)
     distance += np.float32(0.5)
-    return np.clip(distance, 0, 1, out=distance)
+    np.clip(distance, 0, 1, out=distance)
+    return distance if strength is None else distance * strength
 
 
-def render(objects: Sequence[Object], resolution: int) -> NDArray[np.uint8]:
-    """The picture of the objects: (resolution, resolution, 3)."""
+def render(objects: Sequence[Object], resolution: int, style: str = "plain") -> NDArray[np.uint8]:
+    """The picture of the objects in one of `STYLES` or `MAPS`: (resolution, resolution, 3)."""
+    look = ALL[style]
     canvas = np.empty((resolution, resolution, 3), dtype=np.float32)
-    canvas[:] = BACKGROUND
+    canvas[:] = look.background
     centres = _centres(resolution)
     for item in objects:
         x, y = PLACES[item.place]
@@ -128,9 +202,13 @@ def render(objects: Sequence[Object], resolution: int) -> NDArray[np.uint8]:
         radius = SIZES[item.size] * item.scale
         left, right = _window(x, radius, resolution)
         top, bottom = _window(y, radius, resolution)
-        mask = coverage(item.shape, centres[left:right] - x, centres[top:bottom] - y, radius, 1 / resolution)
+        across, along = centres[left:right] - x, centres[top:bottom] - y
+        mask = coverage(item.shape, across, along, radius, 1 / resolution, look.texture)
+        if look.crisp:
+            mask = np.rint(mask)
         patch = canvas[top:bottom, left:right]
-        patch += mask[:, :, None] * (_PALETTE[item.colour] * np.float32(1 + item.shade) - patch)
+        brightness = np.float32(1 + item.shade * look.shaded)
+        patch += mask[:, :, None] * (look.palette[item.colour] * brightness - patch)
     canvas += np.float32(0.5)
     return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
 

@@ -93,7 +93,7 @@ def parse(sentence: str) -> tuple[Facts, ...] | None:
 
     Phrases of several wordings may be mixed; case, white space and the final dot do not matter.
     """
-    words = " ".join(sentence.lower().replace(",", " , ").split()).removesuffix(".").rstrip()
+    words = bare(sentence.replace(",", " , "))
     words = words.removeprefix(next((start for start in _STARTS if words.startswith(start)), ""))
     facts: list[Facts] = []
     for phrase in re.split(r" , | and ", words):
@@ -102,6 +102,11 @@ def parse(sentence: str) -> tuple[Facts, ...] | None:
             return None
         facts.append((found["colour"], found["shape"], _SIZE_OF[found["size"]], _PLACE_OF[found["place"]]))
     return tuple(sorted(facts))
+
+
+def bare(text: str) -> str:
+    """The text without case, doubled or outer white space and a final dot."""
+    return " ".join(text.lower().split()).removesuffix(".").rstrip()
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 from plait.data.shapes.cases import Case, Cases
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.checks import Says
 from plait.data.shapes.draw import SIZES
-from plait.data.shapes.questions import NUMBERS
+from plait.data.shapes.naming import NUMBERS
+from plait.data.shapes.score import says
 from plait.data.shapes.split import HELD_OUT_PAIRS, hashed, noisy
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, Scene, SceneImage
 from plait.document import Document, Image, Piece, Text, Turn
@@ -129,12 +130,14 @@ class Matrices(Cases):
             wrong = (right + 1 + chance.below(CANDIDATES - 1)) % CANDIDATES
             yes = chance.unit() < 0.5
             prompt, answer = judged[right if yes else wrong], "Yes" if yes else "No"
-            return MatrixCase(Document([*prompt, answer]), prompt, Says(answer), Document(answer), judged, right)
+            return MatrixCase(
+                Document([*prompt, answer]), prompt, partial(says, answer), Document(answer), judged, right
+            )
         for number, option in enumerate(options, 1):
             given += [Text(f"{'Which image follows? ' if number == 1 else ''}{NUMBERS[number]}:"), option]
         user, answer = Turn("user", given), NUMBERS[right + 1]
         document = Document([user, Turn("assistant", answer)])
-        return MatrixCase(document, Document([user]), Says(answer), Document(answer), judged, right)
+        return MatrixCase(document, Document([user]), partial(says, answer), Document(answer), judged, right)
 
     def _image(self, cell: Cell, chance: Chance) -> Image:
         return Image(SceneImage(picture(cell, chance), self.resolution))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import ClassVar
 
 from plait.data.shapes.cases import Case, Cases
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.checks import Says
 from plait.data.shapes.language import PLACE_WORDS, worded
+from plait.data.shapes.score import says
 from plait.data.shapes.split import SEEN_PAIRS, belong, noisy
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Facts, Scene, SceneImage
 from plait.document import Document, Image, Piece, Text, Turn
@@ -134,7 +135,7 @@ class Pages(Cases):
         question = question.format(name=page.names[page.at], colour=item.colour, shape=item.shape)
         user = Turn("user", [*pieces, Text(question)])
         document = Document([user, Turn("assistant", page.answer)])
-        return Case(document, Document([user]), Says(page.answer), Document(page.answer))
+        return Case(document, Document([user]), partial(says, page.answer), Document(page.answer))
 
 
 def _scenes(chance: Chance, asked: str, count: int) -> tuple[Scene, ...]:

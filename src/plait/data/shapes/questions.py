@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.language import PLACE_WORDS
-from plait.data.shapes.split import HELD_OUT_PAIRS
-from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene
+from plait.data.shapes.language import PLACE_WORDS, bare
+from plait.data.shapes.naming import NUMBERS, Named, name_of, phrase, plural, value_of
+from plait.data.shapes.split import another
+from plait.data.shapes.world import OPPOSITE, VALUES, Object, Scene
 
 TRIES = 256  # draws of a kind that the scene may turn down
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # Shares of the kinds. What is answered by yes or no (the last three, less a part of comparison, and a third of
 # relation) is kept under a third: there, a blind guess is right half the time.
@@ -72,22 +72,8 @@ HELD_OUT_WORDINGS: dict[str, tuple[str, ...]] = {
     "existence": ("the picture shows {a}, yes or no?",),
 }
 
-_Named = frozenset[str]  # the attributes that name an object
-
-_NAMED: tuple[_Named, ...] = (
-    frozenset(),
-    frozenset({"shape"}),
-    frozenset({"colour"}),
-    frozenset({"size"}),
-    frozenset({"colour", "shape"}),
-    frozenset({"size", "shape"}),
-    frozenset({"size", "colour", "shape"}),
-    frozenset({"place"}),
-)
-_SHORT: tuple[_Named, ...] = (frozenset({"shape"}), frozenset({"colour"}), frozenset({"colour", "shape"}))
+_SHORT: tuple[Named, ...] = (frozenset({"shape"}), frozenset({"colour"}), frozenset({"colour", "shape"}))
 _EXISTING = (("shape",), ("colour",), ("colour", "shape"), ("colour", "shape"), ("size", "colour", "shape"))
-_VALUES = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "place": PLACES}
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 def questions(
@@ -113,12 +99,7 @@ def questions(
 
 def correct(question: Question, answer: str) -> bool:
     """Whether the answer is the right one, up to case, outer white space and a final dot."""
-    return plain(answer) == question.answer
-
-
-def plain(answer: str) -> str:
-    """An answer without what does not count: case, outer white space and a final dot."""
-    return answer.strip().lower().removesuffix(".").rstrip()
+    return bare(answer) == question.answer
 
 
 def _question(
@@ -147,50 +128,15 @@ class _Made:
     sense: tuple[str, ...] = ()
 
 
-def _phrase(item: Object, named: _Named) -> str:
-    """ "large red circle", "red object", "object at the top left": what names the object by these attributes."""
-    words = [item.size] if "size" in named else []
-    if "colour" in named:
-        words.append(item.colour)
-    words.append(item.shape if "shape" in named else "object")
-    if "place" in named:
-        words.append(PLACE_WORDS[item.place][0])
-    return " ".join(words)
-
-
-def _shared(item: Object, other: Object) -> _Named:
-    return frozenset(
-        name
-        for name, same in (
-            ("colour", item.colour == other.colour),
-            ("shape", item.shape == other.shape),
-            ("size", item.size == other.size),
-        )
-        if same
-    )
-
-
-def _name(scene: Scene, item: Object, without: str, chance: Chance, options: tuple[_Named, ...] = _NAMED) -> str | None:
-    """A phrase that only this object of the scene answers to, and that does not tell the attribute `without`."""
-    shared = [_shared(item, other) for other in scene.objects if other is not item]
-    fit = [named for named in options if without not in named and not any(named <= same for same in shared)]
-    return _phrase(item, chance.choice(fit)) if fit else None
-
-
-def _value(item: Object, attribute: str) -> str:
-    value: str = getattr(item, attribute)
-    return value
-
-
 def _attribute(attribute: str) -> Callable[[Scene, Chance, bool], _Made | None]:
     """The maker of questions for the value of an attribute."""
 
     def make(scene: Scene, chance: Chance, train: bool) -> _Made | None:
         item = chance.choice(scene.objects)
-        name = _name(scene, item, attribute, chance)
+        name = name_of(scene, item, attribute, chance)
         if name is None:
             return None
-        return _Made(attribute, _value(item, attribute), {"a": "the " + name}, sense=(attribute, item.place))
+        return _Made(attribute, value_of(item, attribute), {"a": "the " + name}, sense=(attribute, item.place))
 
     return make
 
@@ -199,38 +145,20 @@ def _count(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     attribute = chance.choice(("colour", "shape", "size", "all"))
     if attribute == "all":
         return _Made("count", NUMBERS[len(scene)], {"b": "objects"})
-    present = [_value(item, attribute) for item in scene.objects]
-    counts = sorted({present.count(value) for value in _VALUES[attribute]})
+    present = [value_of(item, attribute) for item in scene.objects]
+    counts = sorted({present.count(value) for value in VALUES[attribute]})
     # each count as likely, but for none: it fits every scene, and would be the answer half the time
     wanted = int(chance.weighted({str(count): 1.0 if count else 0.8 for count in counts}))
-    value = chance.choice([value for value in _VALUES[attribute] if present.count(value) == wanted])
-    return _Made("count", NUMBERS[wanted], {"b": _plural(attribute, value)})
-
-
-def _plural(attribute: str, value: str) -> str:
-    if attribute == "shape":
-        return value + ("es" if value.endswith("s") else "s")
-    return value + " objects"
-
-
-def _is(item: Object, relation: str, other: Object) -> bool:
-    """Whether the item is left of (right of, above, below) the other, by column or by row alone."""
-    match relation:
-        case "left of":
-            return item.column < other.column
-        case "right of":
-            return item.column > other.column
-        case "above":
-            return item.row < other.row
-    return item.row > other.row
+    value = chance.choice([value for value in VALUES[attribute] if present.count(value) == wanted])
+    return _Made("count", NUMBERS[wanted], {"b": plural(attribute, value)})
 
 
 def _relation(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     for _ in range(8 if len(scene) > 1 else 0):  # half the draws of direction and anchor have one object beside it
-        relation = chance.choice(tuple(_OPPOSITE))
+        relation = chance.choice(tuple(OPPOSITE))
         anchor = chance.choice(scene.objects)
-        beside = [item for item in scene.objects if _is(item, relation, anchor)]
-        name = _name(scene, anchor, "place", chance) if len(beside) == 1 else None
+        beside = [item for item in scene.objects if item.lies(relation, anchor)]
+        name = name_of(scene, anchor, "place", chance) if len(beside) == 1 else None
         if name is not None:
             return _beside(scene, beside[0], relation, "the " + name, chance)
     return None
@@ -239,11 +167,11 @@ def _relation(scene: Scene, chance: Chance, train: bool) -> _Made | None:
 def _beside(scene: Scene, item: Object, relation: str, anchor: str, chance: Chance) -> _Made | None:
     if chance.unit() < 2 / 3:
         return _Made("beside", f"{item.colour} {item.shape}", {"a": anchor, "r": relation})
-    name = _name(scene, item, "place", chance)
+    name = name_of(scene, item, "place", chance)
     if name is None:
         return None
     yes = chance.unit() < 0.5
-    words = {"a": "the " + name, "b": anchor, "r": relation if yes else _OPPOSITE[relation]}
+    words = {"a": "the " + name, "b": anchor, "r": relation if yes else OPPOSITE[relation]}
     return _Made("is beside", "yes" if yes else "no", words)
 
 
@@ -254,16 +182,16 @@ def _comparison(scene: Scene, chance: Chance, train: bool) -> _Made | None:
 
 def _more(scene: Scene, chance: Chance) -> _Made | None:
     attribute = chance.choice(("colour", "shape"))
-    present = [_value(item, attribute) for item in scene.objects]
+    present = [value_of(item, attribute) for item in scene.objects]
     many = chance.choice(present)
-    few = chance.choice([value for value in _VALUES[attribute] if value != many])
+    few = chance.choice([value for value in VALUES[attribute] if value != many])
     difference = present.count(many) - present.count(few)
     if difference == 0:
         return None
     yes = chance.unit() < 0.5
     if yes != (difference > 0):
         many, few = few, many
-    return _Made("more", "yes" if yes else "no", {"a": _plural(attribute, many), "b": _plural(attribute, few)})
+    return _Made("more", "yes" if yes else "no", {"a": plural(attribute, many), "b": plural(attribute, few)})
 
 
 def _larger(scene: Scene, chance: Chance) -> _Made | None:
@@ -272,7 +200,7 @@ def _larger(scene: Scene, chance: Chance) -> _Made | None:
     first, second = chance.sample(scene.objects, 2)
     if first.size == second.size:
         return None
-    name, other = _name(scene, first, "size", chance, _SHORT), _name(scene, second, "size", chance, _SHORT)
+    name, other = name_of(scene, first, "size", chance, _SHORT), name_of(scene, second, "size", chance, _SHORT)
     if name is None or other is None:
         return None
     return _Made("larger", name if first.size == "large" else other, {"a": "the " + name, "b": "the " + other})
@@ -283,8 +211,8 @@ def _same(scene: Scene, chance: Chance) -> _Made | None:
         return None
     first, second = chance.sample(scene.objects, 2)
     attribute = chance.choice(("colour", "shape", "size"))
-    same = _value(first, attribute) == _value(second, attribute)
-    name, other = _name(scene, first, attribute, chance), _name(scene, second, attribute, chance)
+    same = value_of(first, attribute) == value_of(second, attribute)
+    name, other = name_of(scene, first, attribute, chance), name_of(scene, second, attribute, chance)
     if name is None or other is None or (not same and chance.unit() > _SAME_TO_DIFFERENT[attribute]):
         return None
     words = {"a": "the " + name, "b": "the " + other, "r": attribute}
@@ -293,12 +221,12 @@ def _same(scene: Scene, chance: Chance) -> _Made | None:
 
 def _yes_no(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     item = chance.choice(scene.objects)
-    attribute = chance.choice(tuple(_VALUES))
-    name = _name(scene, item, attribute, chance)
+    attribute = chance.choice(tuple(VALUES))
+    name = name_of(scene, item, attribute, chance)
     if name is None:
         return None
     yes = chance.unit() < 0.5
-    value = _value(item, attribute) if yes else _another(item, attribute, chance, train)
+    value = value_of(item, attribute) if yes else another(item, attribute, chance, train)
     said = f"a {value}" if attribute == "shape" else PLACE_WORDS[value][0] if attribute == "place" else value
     return _Made("yes-no", "yes" if yes else "no", {"a": "the " + name, "b": said})
 
@@ -306,28 +234,13 @@ def _yes_no(scene: Scene, chance: Chance, train: bool) -> _Made | None:
 def _existence(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     named = chance.choice(_EXISTING)
     if chance.unit() < 0.5:
-        return _Made("existence", "yes", {"a": "a " + _phrase(chance.choice(scene.objects), frozenset(named))})
+        return _Made("existence", "yes", {"a": "a " + phrase(chance.choice(scene.objects), frozenset(named))})
     for _ in range(8):  # a near miss may be there by chance
         item, changed = chance.choice(scene.objects), chance.choice(named)
-        missing = _phrase(_with(item, changed, _another(item, changed, chance, train)), frozenset(named))
-        if all(_phrase(other, frozenset(named)) != missing for other in scene.objects):
+        missing = phrase(item.changed(changed, another(item, changed, chance, train)), frozenset(named))
+        if all(phrase(other, frozenset(named)) != missing for other in scene.objects):
             return _Made("existence", "no", {"a": "a " + missing})
     return None
-
-
-def _with(item: Object, attribute: str, value: str) -> Object:
-    facts = {"colour": item.colour, "shape": item.shape, "size": item.size, "place": item.place, attribute: value}
-    return Object(facts["colour"], facts["shape"], facts["size"], facts["place"])
-
-
-def _another(item: Object, attribute: str, chance: Chance, train: bool) -> str:
-    """A value that the object does not have; in training, none that makes a held-out pair."""
-    values = [value for value in _VALUES[attribute] if value != _value(item, attribute)]
-    if train and attribute == "colour":
-        values = [value for value in values if (value, item.shape) not in HELD_OUT_PAIRS]
-    if train and attribute == "shape":
-        values = [value for value in values if (item.colour, value) not in HELD_OUT_PAIRS]
-    return chance.choice(values)
 
 
 # How often two objects share the attribute, over how often they differ (and can be named without it), in scenes of two:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.draw import SHADING, SHIFT, STRETCH
-from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Facts, Object, Scene
+from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, VALUES, Facts, Object, Scene
 
 Part = Literal["train", "validation", "test"]
 Pairs = Literal["seen", "held-out"]
@@ -81,6 +81,16 @@ def draw_distinct(chance: Chance, count: int) -> Scene:
     return Scene(
         tuple(noisy(chance, (*pair, chance.choice(SIZES), place)) for pair, place in zip(pairs, places, strict=True))
     )
+
+
+def another(item: Object, attribute: str, chance: Chance, train: bool) -> str:
+    """A value that the object does not have; in training, none that makes a held-out pair."""
+    values = [value for value in VALUES[attribute] if value != getattr(item, attribute)]
+    if train and attribute == "colour":
+        values = [value for value in values if (value, item.shape) not in HELD_OUT_PAIRS]
+    if train and attribute == "shape":
+        values = [value for value in values if (item.colour, value) not in HELD_OUT_PAIRS]
+    return chance.choice(values)
 
 
 def noisy(chance: Chance, facts: Facts) -> Object:

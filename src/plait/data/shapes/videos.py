@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import ClassVar
 
 from plait.data.shapes.cases import Case, Cases
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.changes import Change, Kind, draw_change
-from plait.data.shapes.checks import Says
 from plait.data.shapes.language import worded
-from plait.data.shapes.questions import NUMBERS
+from plait.data.shapes.naming import NUMBERS
+from plait.data.shapes.score import says
 from plait.data.shapes.split import belong, draw_distinct
 from plait.data.shapes.world import Object, Scene, SceneImage
 from plait.document import Document, Image, Text, Turn, Video
@@ -124,7 +125,7 @@ class Videos(Cases):
         return Case(
             document=Document([user, Turn("assistant", clip.answer)]),
             prompt=Document([user]),
-            check=Says(clip.answer),
+            check=partial(says, clip.answer),
             reply=Document(clip.answer),
         )
 

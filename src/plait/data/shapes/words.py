@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,10 +14,10 @@ import PIL.Image
 from plait.data.shapes import font
 from plait.data.shapes.cases import Case, Cases
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.checks import Says
 from plait.data.shapes.draw import COLOURS
 from plait.data.shapes.invented import invented
 from plait.data.shapes.language import worded
+from plait.data.shapes.score import says
 from plait.data.shapes.split import hashed
 from plait.document import Document, Image, Text, Turn
 from plait.errors import ConfigError
@@ -125,7 +126,7 @@ class _Written(Cases):
         image = Image(write(text, self.resolution, self.stream(i, 2)))
         user = Turn("user", [image, Text(request)])
         document = Document([user, Turn("assistant", answer)])
-        return Case(document, Document([user]), Says(answer), Document(answer))
+        return Case(document, Document([user]), partial(says, answer), Document(answer))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,9 @@ COLOURS = tuple(draw.COLOURS)
 SHAPES = tuple(draw.SHAPES)
 SIZES = tuple(draw.SIZES)
 PLACES = tuple(draw.PLACES)  # in reading order, three a row
+VALUES = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "place": PLACES}
+
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 Facts = tuple[str, str, str, str]
 """Colour, shape, size and place of an object."""
@@ -39,6 +42,22 @@ class Object:
         """Colour, shape, size, place."""
         return self.colour, self.shape, self.size, self.place
 
+    def changed(self, attribute: str, value: str) -> Object:
+        """The same object, noise and all, but for one of colour, shape, size and place."""
+        facts = {"colour": self.colour, "shape": self.shape, "size": self.size, "place": self.place, attribute: value}
+        return Object(**facts, dx=self.dx, dy=self.dy, scale=self.scale, shade=self.shade)
+
+    def lies(self, relation: str, other: Object) -> bool:
+        """Whether it is left of (right of, above, below) the other, by column or by row alone."""
+        match relation:
+            case "left of":
+                return self.column < other.column
+            case "right of":
+                return self.column > other.column
+            case "above":
+                return self.row < other.row
+        return self.row > other.row
+
     @property
     def column(self) -> int:
         """0 left, 1 middle, 2 right."""
@@ -64,9 +83,9 @@ class Scene:
         """The facts of the objects, sorted: equal for scenes that differ in noise or in order alone."""
         return tuple(sorted(item.facts for item in self.objects))
 
-    def draw(self, resolution: int) -> PIL.Image.Image:
-        """The picture in RGB, `resolution` pixels a side."""
-        return PIL.Image.fromarray(draw.render(self.objects, resolution))
+    def draw(self, resolution: int, style: str = "plain") -> PIL.Image.Image:
+        """The picture in RGB, `resolution` pixels a side, in one of `draw.STYLES` or `draw.MAPS`."""
+        return PIL.Image.fromarray(draw.render(self.objects, resolution, style))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +94,8 @@ class SceneImage:
 
     scene: Scene
     resolution: int
+    style: str = "plain"
 
     def open(self) -> PIL.Image.Image:
         """The picture in RGB."""
-        return self.scene.draw(self.resolution)
+        return self.scene.draw(self.resolution, self.style)
