@@ -36,6 +36,7 @@ def test_the_picture_before_is_worth_nothing_and_the_next_one_all():
         assert isinstance(case.document.pieces[-1], Image)
         assert case.check(case.reply) == 1
         assert case.check(Document(case.prompt.images[-1])) == 0
+        assert case.check(Document(Image(b"broken"))) == 0
         assert case.check(Document(Image(SceneImage(Scene(()), 64)))) == 0
 
 

@@ -12,10 +12,10 @@ from plait.data.shapes.cases import Case, Cases
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.changes import Change, Kind, draw_change
 from plait.data.shapes.language import PLACE_WORDS, caption, worded
-from plait.data.shapes.score import object_accuracy
+from plait.data.shapes.score import drawing, object_accuracy
 from plait.data.shapes.split import Part, belong, draw_distinct
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, SceneImage
-from plait.document import Document, Image, Piece, Text
+from plait.document import Blank, Document, Image, Piece, Text
 from plait.errors import ConfigError
 
 Form = Literal["draw", "tell"]
@@ -49,10 +49,11 @@ class Redraws:
     after: Scene
 
     def __call__(self, reply: Document) -> float:
-        """The worth of the reply; 0 without a picture."""
-        if not reply.images:
+        """The worth of the reply; 0 without a picture that can be read."""
+        picture = drawing(reply)
+        if picture is None:
             return 0.0
-        found = oracle.read(reply.images[0].open()).content
+        found = oracle.read(picture).content
         still = object_accuracy(self.after.content, self.before.content)
         return max(0.0, (object_accuracy(self.after.content, found) - still) / (1 - still))
 
@@ -123,7 +124,8 @@ class Stories(Cases):
             image = Image(SceneImage(scene, self.resolution))
             pieces += [Text(text), image] if form == "draw" else [image, Text(text)]
         check = (Redraws if form == "draw" else Tells)(*scenes[-2:])
-        return Case(Document(pieces), Document(pieces[:-1]), check, Document(pieces[-1]))
+        blank = [Blank("image")] if form == "draw" else []
+        return Case(Document(pieces), Document([*pieces[:-1], *blank]), check, Document(pieces[-1]))
 
     def _plot(self, i: int) -> tuple[list[Scene], list[tuple[Kind, Change]]]:
         """The scenes, and what happens between them."""
