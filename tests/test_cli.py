@@ -151,6 +151,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             commands.Generate("a", document=Path("b"), draw=True, guidance=2.0, top_p=0.5, max_new_tokens=3, seed=7),
         ),
         ("evaluate a --task b --limit 3", commands.Evaluate("a", "b", 3)),
+        ("evaluate a --task b --system c.py:d", commands.Evaluate("a", "b", system="c.py:d")),
+        ("generate a --system c.py:d", commands.Generate("a", system="c.py:d")),
         ("info a", commands.Info("a")),
         ("data import classes a --out b", commands.DataImport("classes", Path("a"), Path("b"))),
         ("data inspect a --limit 3 --out b.png", commands.DataInspect(Path("a"), Path("b.png"), 3)),

@@ -179,7 +179,7 @@ class Elements:
             self._windows.popitem(last=False)
         return self._windows[number]
 
-    def _sequences(self, document: Document, g: int) -> list[Sequence]:
+    def _sequences(self, document: Any, g: int) -> list[Sequence]:
         if not isinstance(document, Document):
             names = ", ".join(self.data.sources)
             raise ConfigError(f"document {g} of the sources {names} is a {type(document).__name__}: give Documents")
