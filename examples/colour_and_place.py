@@ -6,17 +6,18 @@
 A task is any object with a `name` and a method `run(model)` that gives scores.
 """
 
+from dataclasses import dataclass
+
 from plait import Blank, Document, Image, Sampling, Settings, Turn
 from plait.data.shapes import Shapes, language, oracle
 
 
+@dataclass(frozen=True)
 class Read:
     """The picture is described in words, which the grammar of captions reads back."""
 
+    scenes: Shapes
     name = "read"
-
-    def __init__(self, scenes):
-        self.scenes = scenes
 
     def run(self, model):
         pictures = [Image(example.scene.draw(32)) for example in self.scenes.examples()]
@@ -25,13 +26,12 @@ class Read:
         return scores(self.scenes, [language.parse(reply.text) or () for reply in replies])
 
 
+@dataclass(frozen=True)
 class Draw:
     """The caption is drawn; the oracle reads the drawing back."""
 
+    scenes: Shapes
     name = "draw"
-
-    def __init__(self, scenes):
-        self.scenes = scenes
 
     def run(self, model):
         prompts = [Document([example.caption, Blank("image")]) for example in self.scenes.examples()]

@@ -73,7 +73,7 @@ class ColourFormat(Format):
         colours = torch.isin(torch.arange(IDS), torch.arange(COLOUR, BYTE))
         text = Next(kind="text", head="token", allowed=~colours, ends=frozenset([END, PICTURE]))
         image = Next(kind="image", head="code", allowed=colours, length=self.side**2)
-        begun = self.layout(document, open=True).ids()[-1] == PICTURE
+        begun = bool(self.layout(document, open=True).ids()[-1] == PICTURE)
         return Interleaved(text=text, picture=image, begin=PICTURE, begun=begun, max_images=max_images)
 
     def read_text(self, run):

@@ -156,6 +156,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "score vqa --predictions a --references b --variant official",
             commands.Score("vqa", Path("a"), Path("b"), "official"),
         ),
+        ("evaluate a --task b --system c.py:d", commands.Evaluate("a", "b", system="c.py:d")),
+        ("generate a --system c.py:d", commands.Generate("a", system="c.py:d")),
         ("info a", commands.Info("a")),
         ("data import classes a --out b", commands.DataImport("classes", Path("a"), Path("b"))),
         ("data inspect a --limit 3 --out b.png", commands.DataInspect(Path("a"), Path("b.png"), 3)),

@@ -27,6 +27,7 @@ from plait.sequence import (
     join,
     pack_isolated,
     pack_stream,
+    picture,
     tokens,
 )
 
@@ -316,3 +317,14 @@ def test_a_stream_holds_every_element_once_and_in_order(random: Random, size: in
     if rows:
         batch = collator()([[block] for block in blocks])
         assert actual_targets(batch) == expected_targets(rows, batch.ids.shape[1], shift=True)
+
+
+def test_codes_fill_the_places_of_their_pictures() -> None:
+    a, b = IMAGES[1], IMAGES[2]
+    spans = [tokens([7]), picture("one", a, 2), tokens([8]), picture("two", b, 2, weight=0.5), picture("one", a, 1)]
+    batch = collator()([[Sequence(tuple(spans))]], shift=False)
+    filled = batch.filled({"one": torch.tensor([[50, 51]]), "two": torch.tensor([[60, 61]])})
+    assert filled.tolist() == [[7, 50, 51, 8, 60, 61, 50]]
+    assert batch.ids.tolist() == [[7, 0, 0, 8, 0, 0, 0]]
+    assert batch.targets["code"].weight.tolist() == [1, 1, 0.5, 0.5, 1]
+    assert picture("one", a, 2, weight=0).targets == ()

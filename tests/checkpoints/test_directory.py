@@ -142,8 +142,8 @@ def test_gathered_weights(system, tmp_path):
 def test_a_tensor_of_no_part_is_refused(system, tmp_path):
     torch.manual_seed(0)
     more = CM3Leon(system.config, system.format.text)
-    more.extra = nn.Linear(2, 2)
-    with pytest.raises(CheckpointError, match=r"2 tensors of no part: extra.bias, extra.weight"):
+    more.extra = nn.Parameter(torch.zeros(2))
+    with pytest.raises(CheckpointError, match=r"1 tensors of no part: extra; put them into a part's module"):
         save(more, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
@@ -194,6 +194,23 @@ def test_a_configuration_with_an_unknown_key(saved):
         load(saved)
 
 
+def test_what_is_said_of_code_is_checked(saved):
+    description = json.loads((saved / "config.json").read_text())
+    for code in ("a.py", {"file": "a.py"}, {"file": 3, "fingerprint": "0"}):
+        (saved / "config.json").write_text(json.dumps({**description, "code": code}))
+        with pytest.raises(CheckpointError, match=r"lacks code\."):
+            load(saved)
+
+
+def test_code_that_a_directory_names_is_never_run(saved, tmp_path):
+    (tmp_path / "planted.py").write_text("raise SystemExit('this was run')\n")
+    description = json.loads((saved / "config.json").read_text())
+    code = {"file": str(tmp_path / "planted.py"), "fingerprint": "0" * 64}
+    (saved / "config.json").write_text(json.dumps({**description, "system": "planted:System", "code": code}))
+    with pytest.raises(CheckpointError, match=r"planted.py \(changed since\); code is run only if you name it"):
+        load(saved)
+
+
 @pytest.mark.parametrize("named", ["os:system", "somewhere:System", "plait.document:Document", "nonsense"])
 def test_a_directory_cannot_name_any_code(saved, named):
     description = json.loads((saved / "config.json").read_text())
@@ -215,7 +232,7 @@ def test_a_system_from_outside_and_what_no_file_holds(system, tmp_path, monkeypa
     with pytest.raises(CheckpointError, match=r"waves.table is in no file"):
         load(saved, system=str(tmp_path / "turned_system.py:Hollow"))
     monkeypatch.delitem(__import__("sys").modules, "turned_system")
-    with pytest.raises(CheckpointError, match=r"give its file as file.py:Class"):
+    with pytest.raises(CheckpointError, match=r"turned_system.py \(unchanged\); .* give .*/turned_system.py:Turned"):
         load(saved)
     with pytest.raises(CheckpointError, match="NUMBER is no System"):
         load(saved, system=str(tmp_path / "turned_system.py:NUMBER"))

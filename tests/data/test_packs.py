@@ -399,3 +399,8 @@ def test_worker_processes_change_nothing(data: Data, format: CM3LeonFormat) -> N
     finally:
         alone.close()
         many.close()
+
+
+def test_a_source_of_something_else_is_refused(format: CM3LeonFormat) -> None:
+    with pytest.raises(ConfigError, match="of the sources texts is a str: give Documents"):
+        Elements(plain(["a", "b"]), format)[0]

@@ -184,13 +184,40 @@ def test_a_model_from_end_to_end():
     assert evaluate(Model(system), tasks(3)) == scores
 
 
+OWN = """
+NUMBER = 3
+
+
+class Mine:
+    name = "mine"
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def run(self, model):
+        return {}
+
+
+def mine(limit):
+    return [Mine(limit)]
+
+
+def numbers(limit):
+    return [1, 2]
+"""
+
+
 def test_find(tmp_path):
     assert [task.name for task in find("shapes", 5)] == ["caption", "vqa", "draw"]
     assert {task.held for task in find("shapes", 5)} == {Held(scenes=5, never_seen=5, three=5)}
     assert find("shapes/draw")[0].held == Held()
     assert {name: [task.name for task in factory(None)] for name, factory in TASKS.items()}["shapes/vqa"] == ["vqa"]
-    (tmp_path / "own_tasks.py").write_text("def mine(limit):\n    return [limit]\n")
-    assert find(f"{tmp_path}/own_tasks.py:mine", 7) == [7]
+    (tmp_path / "own_tasks.py").write_text(OWN)
+    assert [task.limit for task in find(f"{tmp_path}/own_tasks.py:mine", 7)] == [7]
+    assert [task.limit for task in find(f"{tmp_path}/own_tasks.py:Mine", 8)] == [8]  # one alone
+    for name, message in [("NUMBER", "is a int: name a function"), ("numbers", "gives a int: a task has a name and")]:
+        with pytest.raises(ConfigError, match=message):
+            find(f"{tmp_path}/own_tasks.py:{name}")
     with pytest.raises(ConfigError, match="did you mean 'shapes'"):
         find("shape")
     with pytest.raises(ConfigError, match="at least 1"):

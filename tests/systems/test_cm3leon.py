@@ -217,11 +217,6 @@ def test_a_conversation_may_end_with_a_question_that_nobody_answers(format: CM3L
     assert shown(format, whole) == "<eos>|one?|<0>|\ntwo?|<eos>|<0>|yes|<eoss>"
 
 
-def test_picture_spans_predict_nothing(format: CM3LeonFormat, picture: Picture) -> None:
-    spans = format.picture_spans(Document(["a", picture(0), picture(1)]))
-    assert [(span.length, span.targets) for span in spans] == [(16, ()), (16, ())]
-
-
 # ------------------------------------------------------------------------------------------------- grammar
 
 
@@ -497,4 +492,4 @@ def test_a_system_comes_back_from_its_files(cm3leon: CM3Leon, tmp_path: Path) ->
     assert torch.equal(
         again(again.format.collator()([[again.layout(Document("a dog"))]])).states, cm3leon(batch).states
     )
-    assert cm3leon.format.max_length == 160 and cm3leon.format.picture_shapes == {"vqgan": (3, 8, 8)}
+    assert cm3leon.format.max_length == 160

@@ -211,13 +211,13 @@ def _system_class(description: Mapping[str, Any], given: str | None, folder: Pat
 
 def _not_ours(description: Mapping[str, Any], folder: Path) -> str:
     name = description["system"].rpartition(":")[2]
-    before = f"{folder}: its system is {description['system']!r}, which is not one of Plait's"
+    before = f"{folder}: its system {description['system']!r} is not one of Plait's"
     state = code_state(description)
     if state is None:
         return f"{before}; give its file as file.py:{name}"
     file = Path(description["code"]["file"])
     found = file if file.is_file() else Path("PATH") / file.name
-    return f"{before} and was in {state}; code is run only where you name it: give {found}:{name} as its system"
+    return f"{before} but was in {state}; code is run only if you name it: give --system {found}:{name}"
 
 
 def _fill(
@@ -285,7 +285,7 @@ def _describe(system: System, digests: Mapping[str, str]) -> dict[str, dict[str,
         fingerprint = hashlib.sha256("\n".join(digests[key] for key in own).encode()).hexdigest()
         described[name] = {"parameters": part.parameters, "fingerprint": fingerprint, "licence": part.licence}
     if rest:
-        raise CheckpointError(f"{len(rest)} tensors of no part: {_listed(sorted(rest))}; name them in `parts`")
+        raise CheckpointError(f"{len(rest)} tensors of no part: {_listed(sorted(rest))}; put them into a part's module")
     return described
 
 
