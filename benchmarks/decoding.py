@@ -2,9 +2,9 @@
 
     pip install -e ".[bench]" && python benchmarks/decoding.py
 
-Greedy, fp32, 10M and 100M parameters. `generate`: a batch of 1 and of 8 prompts of 32 ids, 128 new ids each, by the
+Greedy, fp32, 10M and 100M parameters. `generate`: a batch of 1 and of 8 prompts of 32 ids, 32 new ids each, by the
 engine and by the peer's `generate`; the ids must agree. `products`: the time of the bare matrix products of these
-steps over the engine's. `guided`: one request of 128 ids under guidance 3, by the engine (both streams in one batch),
+steps over the engine's. `guided`: one request of 32 ids under guidance 3, by the engine (both streams in one batch),
 and by two passes of the peer for each id, with its own caches, joined by hand. Figures go to
 benchmarks/results/decoding.json.
 """
@@ -24,7 +24,7 @@ from plait.document import Document, Text
 from plait.generate.engine import GREEDY, Settings
 from plait.generate.model import Model
 
-PROMPT, NEW, BATCHES, GUIDANCE = 32, 128, (1, 8), 3.0
+PROMPT, NEW, BATCHES, GUIDANCE = 32, 32, (1, 8), 3.0
 
 
 def prompts(count: int) -> list[str]:
