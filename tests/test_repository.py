@@ -117,7 +117,8 @@ def test_versions_agree() -> None:
 
 def test_constraints_name_what_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    declared = project["dependencies"] + extras["dev"] + extras["bench"]
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
     assert {re.split(r"[<>=]", name)[0].lower() for name in declared} == {line.split("==")[0].lower() for line in lines}
 
