@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from plait.document import Document, Image, Text
-from plait.nn.attention import KVCache, SelfAttention, Visibility
+from plait.nn.attention import KVCache, SelfAttention
 from plait.nn.blocks import Block, Decoder, GatedMLP
 from plait.nn.norms import RMSNorm
 from plait.nn.positions import Rotary
-from plait.sequence import Batch, Prepare, Sequence, Span, tokens
-from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Part, Stop, Streams, System
+from plait.sequence import Batch, Prepare, Sequence, tokens
+from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, Streams, System, sight
 
 SIZES = {"10m": (256, 8, 8), "100m": (768, 12, 12)}  # width, depth, heads
 VOCABULARY = 8000
@@ -51,8 +51,6 @@ def peer(size: str) -> Any:
 class Llama(System):
     """Plait's parts with the peer's weights."""
 
-    name = "llama"
-
     def __init__(self, theirs: Any, emitted: int) -> None:
         super().__init__()
         self.config = theirs.config
@@ -80,9 +78,7 @@ class Llama(System):
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Embedding, then the decoder."""
-        visible = Visibility(batch.document, batch.block)
-        attend = cache.attend if cache else lambda layer: visible.attend
-        return Hidden(states=self.decoder(self.embed(batch.ids), batch.position, attend), own={})
+        return Hidden(states=self.decoder(self.embed(batch.ids), batch.position, sight(batch, cache)), own={})
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -92,16 +88,6 @@ class Llama(System):
     def write(self, runs: Items[Emitted]) -> list[Image]:
         """Nothing to see."""
         return [Image(PIL.Image.new("RGB", (1, 1))) for _ in runs]
-
-    @property
-    def parts(self) -> Mapping[str, Part]:
-        """The decoder."""
-        return {"decoder": Part(module=self.decoder)}
-
-    @property
-    def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
-        """Its blocks."""
-        return [(block, ()) for block in self.decoder.blocks]
 
     @property
     def chance(self) -> Mapping[str, float]:
@@ -136,10 +122,6 @@ class Run(Format):
         """Bytes."""
         return Sequence((tokens(b for piece in document if isinstance(piece, Text) for b in piece.text.encode()),))
 
-    def picture_spans(self, document: Document) -> list[Span]:
-        """None."""
-        return []
-
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """One run."""
         step = Next(kind="image", head="token", allowed=self.allowed, length=self.emitted)
@@ -161,14 +143,6 @@ class Run(Format):
         return {}
 
     @property
-    def picture_shapes(self) -> Mapping[str, tuple[int, int, int]]:
-        """None."""
-        return {}
-
-    @property
     def max_length(self) -> int:
         """As the peer's."""
         return LENGTH
-
-    def write_files(self, directory: Path) -> None:
-        """None."""

@@ -22,8 +22,6 @@ from plait.errors import ConfigError, ImageError
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: a quarter of a gigabyte in RGB
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS: Pillow runs Ghostscript
-
-
 _ORIENTATION = 0x0112  # EXIF
 _LEVELS = (np.arange(256, dtype=np.float64) / 255 * 2 - 1).astype(np.float32)
 
@@ -124,8 +122,7 @@ def resize_and_crop(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
     width, height = picture.size
     if (width, height) == (size, size):
         return picture
-    scale = size / min(width, height)
-    resized = picture.resize((round(scale * width), round(scale * height)), PIL.Image.Resampling.LANCZOS)
+    resized = picture.resize(_sides(width, height, size), PIL.Image.Resampling.LANCZOS)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return resized.crop((left, top, left + size, top + size))
 
@@ -150,20 +147,26 @@ def fast_square(content: bytes, size: int) -> NDArray[np.float32] | None:
         pixels = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True)
     except ValueError:
         return None
-    scale = size / min(height, width)
-    sides = round(scale * height), round(scale * width)
-    return _resized(pixels, sides, size)
+    return _resized(pixels, size)
 
 
-def _resized(pixels: NDArray[np.uint8], sides: tuple[int, int], size: int) -> NDArray[np.float32]:
-    """The centre square of (h, w, 3) resized to `sides`."""
+def _sides(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height when the short side is `size`."""
+    scale = size / min(width, height)
+    return round(scale * width), round(scale * height)
+
+
+def _resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    """The centre square of (h, w, 3), its short side resized to `size`."""
     import torch
     import torch.nn.functional as F
 
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, h, w), channels last in memory
-    if sides != pixels.shape[:2]:
-        planes = F.interpolate(planes, sides, mode="bicubic", antialias=True)
-    top, left = ((side - size) // 2 for side in sides)
+    height, width = pixels.shape[:2]
+    wide, high = _sides(width, height, size)
+    if (wide, high) != (width, height):
+        planes = F.interpolate(planes, (high, wide), mode="bicubic", antialias=True)
+    left, top = (wide - size) // 2, (high - size) // 2
     square = planes[0, :, top : top + size, left : left + size].float()
     values: NDArray[np.float32] = square.div_(127.5).sub_(1).contiguous().numpy()
     return values

@@ -438,4 +438,4 @@ def _stack(pictures: list[NDArray[np.float32]], reader: str, shape: tuple[int, i
     shapes = {picture.shape for picture in pictures}
     if len(shapes) > 1:
         raise DocumentError(f"reader {reader!r} got pictures of {len(shapes)} shapes {sorted(shapes)}: one is needed")
-    return np.stack(pictures)
+    return np.ascontiguousarray(np.stack(pictures))  # shared memory takes no other; `stack` keeps the order of axes

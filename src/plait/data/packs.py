@@ -140,7 +140,7 @@ class Elements:
             arrays["anchor"] = np.array([window, first - at])
         arrays["skipped"] = np.array(sum(window.skipped for window in lost))
         arrays["cut"] = np.array(sum(window.cut for window in lost))
-        return {name: np.asarray(array, order="C") for name, array in arrays.items()}  # what shared memory takes
+        return arrays
 
     def _locate(self, row: int) -> tuple[int, int]:
         """The window that a row of the whole run lies in, and which of its rows it is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import plait.systems
 from plait.checkpoints import directory as checkpoint
 from plait.checkpoints.outside import from_file, is_outside
 from plait.document import Document, Piece, Text, Turn
-from plait.errors import ConfigError, DocumentError, InputError
+from plait.errors import ConfigError, DocumentError, InputError, hint
 from plait.generate.engine import Engine, Reply, Settings
 from plait.sequence import Batch, Sequence
 from plait.systems.base import Emitted, Format, System
@@ -230,9 +229,7 @@ def _builder(system: str) -> Callable[[str], System]:
         return from_file(system)
     names = [found.name for found in pkgutil.iter_modules(plait.systems.__path__) if found.name != "base"]
     if system not in names:
-        near = difflib.get_close_matches(system, names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-        raise ConfigError(f"no system {system!r}; {hint}, or a file.py:function")
+        raise ConfigError(f"no system {system!r}; {hint(system, names)}, or a file.py:function")
     return importlib.import_module(f"plait.systems.{system}").build
 
 
@@ -242,9 +239,7 @@ def _settings(settings: Settings | None, overrides: Overrides) -> Settings:
     known = {field.name for field in dataclasses.fields(Settings)} - {"text", "image"} | _SAMPLING.keys()
     for name, value in overrides.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-            raise ConfigError(f"no setting {name!r}; {hint}")
+            raise ConfigError(f"no setting {name!r}; {hint(name, sorted(known))}")
         if name in _SAMPLING:
             kind, field = _SAMPLING[name]
             sampling.setdefault(kind, {})[field] = value  # type: ignore[assignment]

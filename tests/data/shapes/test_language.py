@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.data.shapes import Shapes, language
+from plait.data.shapes.cases import Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene
 
@@ -92,7 +93,7 @@ def test_captions_are_short_and_mostly_in_reading_order():
 
 def test_held_out_ones_of_other_wordings_come_in_the_test_alone():
     said = {
-        split: {language.worded(Chance(0, i), ("a", "b"), ("c",), split) for i in range(50)}
+        split: {Wordings(("a", "b"), ("c",)).pick(Chance(0, i), split) for i in range(50)}
         for split in ("train", "validation", "test")
     }
     assert said == {"train": {"a", "b"}, "validation": {"a", "b"}, "test": {"a", "b", "c"}}

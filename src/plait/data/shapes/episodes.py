@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from plait.data.shapes.cases import Case, Cases
+from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.invented import invented
-from plait.data.shapes.language import worded
 from plait.data.shapes.split import SEEN_PAIRS, noisy, part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneImage
 from plait.document import Document, Image, Piece
@@ -78,7 +77,7 @@ class Episodes(Cases):
         right = chance.below(self.ways)
         order = chance.sample([way for way in range(self.ways) for _ in range(self.shots)], self.ways * self.shots)
         scenes = self._scenes(chance, [*order, right])
-        wording = worded(self.stream(i, 1), WORDINGS, HELD_OUT_WORDINGS, self.split)
+        wording = Wordings(WORDINGS, HELD_OUT_WORDINGS).pick(self.stream(i, 1), self.split)
         candidates = tuple(Document(wording.format(label)) for label in labels)
         pieces: list[Piece] = []
         for way, scene in zip((*order, right), scenes, strict=True):

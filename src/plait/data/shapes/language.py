@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.split import Part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Facts, Object, Scene
 
 Wording = tuple[str, str]
@@ -65,11 +64,6 @@ def caption(scene: Scene, chance: Chance, train: bool = True) -> Caption:
     else:
         objects = chance.sample(objects, len(objects))
     return Caption(say(objects, wording, manner), wording in WORDINGS)
-
-
-def worded(chance: Chance, known: Sequence[str], held_out: Sequence[str], split: Part) -> str:
-    """One of the wordings; the held-out ones come in the test alone, each as likely as any other."""
-    return chance.choice((*known, *held_out) if split == "test" else known)
 
 
 def say(objects: Sequence[Object], wording: Wording, manner: tuple[int, int] = (0, 0)) -> str:

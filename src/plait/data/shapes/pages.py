@@ -7,9 +7,10 @@ from functools import partial
 from itertools import chain
 from typing import ClassVar
 
-from plait.data.shapes.cases import Case, Cases
+from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.language import PLACE_WORDS, worded
+from plait.data.shapes.language import PLACE_WORDS
+from plait.data.shapes.naming import value_of
 from plait.data.shapes.score import says
 from plait.data.shapes.split import SEEN_PAIRS, belong, noisy
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Facts, Scene, SceneImage
@@ -53,9 +54,6 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 HELD_OUT_WORDINGS: dict[str, tuple[str, ...]] = {"colour": ("the picture of {name}: what colour is the {shape}?",)}
-
-_AT = {"colour": 0, "shape": 1, "place": 3}  # in `Facts`
-_VALUES = {"colour": COLOURS, "shape": SHAPES, "place": PLACES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ class Pages(Cases):
         while True:
             scenes = _scenes(chance, asked, count)
             if belong(scenes, scenes[at], self.split):
-                return Page(scenes, tuple(names), at, asked, scenes[at].objects[0].facts[_AT[asked]])
+                return Page(scenes, tuple(names), at, asked, value_of(scenes[at].objects[0], asked))
 
     def case(self, i: int) -> Case:
         """Case i."""
@@ -130,7 +128,8 @@ class Pages(Cases):
                 block = [Text(chance.choice(BELOW).format(name=name)), image]
             blocks.append(block)
         item = page.scenes[page.at].objects[0]
-        question = worded(self.stream(i, 2), WORDINGS[page.asked], HELD_OUT_WORDINGS.get(page.asked, ()), self.split)
+        wordings = Wordings(WORDINGS[page.asked], HELD_OUT_WORDINGS.get(page.asked, ()))
+        question = wordings.pick(self.stream(i, 2), self.split)
         pieces = [Text(chance.choice(HEADINGS)), *chain.from_iterable(chance.sample(blocks, len(blocks)))]
         question = question.format(name=page.names[page.at], colour=item.colour, shape=item.shape)
         user = Turn("user", [*pieces, Text(question)])

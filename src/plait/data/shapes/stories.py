@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from plait.data.shapes import oracle
-from plait.data.shapes.cases import Case, Cases
+from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.changes import Change, Kind, draw_change
-from plait.data.shapes.language import PLACE_WORDS, caption, worded
+from plait.data.shapes.language import PLACE_WORDS, caption
 from plait.data.shapes.score import drawing, object_accuracy
 from plait.data.shapes.split import Part, belong, draw_distinct
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, SceneImage
@@ -166,10 +166,10 @@ def _told(kind: Kind, said: dict[str, str], scene: Scene) -> Change | None:
 
 
 def _say(change: Change, kind: Kind, chance: Chance, split: Part) -> str:
-    known, held_out = WORDINGS[kind], HELD_OUT_WORDINGS.get(kind, ())
+    wordings = Wordings(WORDINGS[kind], HELD_OUT_WORDINGS.get(kind, ()))
     old, new = change.before or change.after, change.after or change.before
     assert old is not None and new is not None
-    return worded(chance, known, held_out, split).format(
+    return wordings.pick(chance, split).format(
         a=f"{old.colour} {old.shape}",
         at=PLACE_WORDS[new.place][0],
         to=_NOUNS[new.place],

@@ -8,10 +8,9 @@ from functools import partial
 from itertools import chain
 from typing import ClassVar
 
-from plait.data.shapes.cases import Case, Cases
+from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.changes import Change, Kind, draw_change
-from plait.data.shapes.language import worded
 from plait.data.shapes.naming import NUMBERS
 from plait.data.shapes.score import says
 from plait.data.shapes.split import belong, draw_distinct
@@ -116,7 +115,8 @@ class Videos(Cases):
     def case(self, i: int) -> Case:
         """Case i."""
         clip = self.clip(i)
-        question = worded(self.stream(i, 1), WORDINGS[clip.asked], HELD_OUT_WORDINGS.get(clip.asked, ()), self.split)
+        wordings = Wordings(WORDINGS[clip.asked], HELD_OUT_WORDINGS.get(clip.asked, ()))
+        question = wordings.pick(self.stream(i, 1), self.split)
         images = {scene: Image(SceneImage(scene, self.resolution)) for scene in clip.scenes}
         video = Video(
             tuple(images[scene] for scene in clip.scenes), tuple(SECONDS * at for at in range(len(clip.scenes)))

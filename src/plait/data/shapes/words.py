@@ -12,11 +12,10 @@ import numpy as np
 import PIL.Image
 
 from plait.data.shapes import font
-from plait.data.shapes.cases import Case, Cases
+from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.draw import COLOURS
 from plait.data.shapes.invented import invented
-from plait.data.shapes.language import worded
 from plait.data.shapes.score import says
 from plait.data.shapes.split import hashed
 from plait.document import Document, Image, Text, Turn
@@ -159,7 +158,7 @@ class Words(_Written):
     def case(self, i: int) -> Case:
         """Case i."""
         text = self.text(i)
-        return self._case(i, text, worded(self.stream(i, 1), READ, READ_HELD_OUT, self.split), text)
+        return self._case(i, text, Wordings(READ, READ_HELD_OUT).pick(self.stream(i, 1), self.split), text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,5 +188,5 @@ class Opinions(_Written):
     def case(self, i: int) -> Case:
         """Case i."""
         text, positive = self.opinion(i)
-        request = worded(self.stream(i, 1), JUDGE, JUDGE_HELD_OUT, self.split)
+        request = Wordings(JUDGE, JUDGE_HELD_OUT).pick(self.stream(i, 1), self.split)
         return self._case(i, text, request, "positive" if positive else "negative")
