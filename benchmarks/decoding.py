@@ -2,10 +2,11 @@
 
     pip install -e ".[bench]" && python benchmarks/decoding.py
 
-Greedy, fp32, 10M and 100M parameters. `generate`: a batch of 1 and of 8 prompts of 32 ids, 32 new ids each, by the
-engine and by the peer's `generate`; the ids must agree. `products`: the time of the bare matrix products of these
-steps over the engine's. `guided`: one request of 32 ids under guidance 3, by the engine (both streams in one batch),
-and by two passes of the peer for each id, with its own caches, joined by hand. Figures go to
+Greedy, fp32, 10M and 100M parameters. A batch of 1 and of 8 prompts of 32 ids, 64 new ids each, by the engine as
+`plait.load` gives a model (packed) and with compile=True, and by the peer's `generate`; the ids must agree.
+`products`: the time of the matrix products of this work by PyTorch's linear layers, and nothing else, over the
+engine's; `packed products`: by packed ones. `guided`: one request of 32 ids under guidance 3, by the engine (both
+streams in one batch), and by two passes of the peer for each id, with its own caches, joined by hand. Figures go to
 benchmarks/results/decoding.json.
 """
 
@@ -23,8 +24,10 @@ from llama import SIZES, Llama, peer
 from plait.document import Document, Text
 from plait.generate.engine import GREEDY, Settings
 from plait.generate.model import Model
+from plait.nn.packed import pack
 
-PROMPT, NEW, BATCHES, GUIDANCE = 32, 32, (1, 8), 3.0
+PROMPT, NEW, BATCHES, GUIDANCE = 32, 64, (1, 8), 3.0
+WAYS = ("packed", "compiled")
 
 
 def prompts(count: int) -> list[str]:
@@ -71,35 +74,47 @@ def agree(one: list[list[int]], other: list[list[int]]) -> float:
     return round(sum(same) / len(same), 3)
 
 
-def repeated(step: Callable[[], None]) -> Callable[[], None]:
-    """The step as often as ids are drawn."""
+def loaded(reference: Any) -> dict[str, Model]:
+    """The models of both ways."""
+    models = {}
+    for way in WAYS:
+        system = Llama(reference, NEW)
+        pack(system)
+        if way == "compiled":
+            system.decoder.compile_step()
+        models[way] = Model(system)
+    return models
 
-    def run() -> None:
-        for _ in range(NEW):
-            step()
 
-    return run
-
-
+@torch.inference_mode()
 def measure(size: str) -> dict[str, Any]:
     """All figures of a size."""
     reference = peer(size)
-    system = Llama(reference, NEW)
-    model = Model(system)
+    models = loaded(reference)
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in reference.parameters())}
     for batch in BATCHES:
         texts = prompts(batch)
-        mine, other = partial(ours, model, texts), partial(theirs, reference, texts)
-        generate = {**pairs.compare(mine, other), "same_ids": agree(mine(), other())}
-        with torch.inference_mode():
-            products = pairs.compare(mine, repeated(system.products(batch)))
-        found[f"batch {batch}"] = {"generate": generate, "products": products}
+        bare = {"products": Llama(reference, NEW), "packed products": models["packed"].system}
+        runs: dict[str, Callable[[], Any]] = {way: partial(ours, model, texts) for way, model in models.items()}
+        runs["peer"] = partial(theirs, reference, texts)
+        runs |= {name: partial(system.products(batch, PROMPT), NEW) for name, system in bare.items()}
+        found[f"batch {batch}"] = compared(runs, ("peer", *bare))
         print(size, batch, found[f"batch {batch}"], flush=True)
     text = prompts(1)[0]
-    mine, other = partial(ours, model, [text], GUIDANCE), partial(two_passes, reference, text)
-    found["guided"] = {**pairs.compare(mine, other), "same_ids": agree(mine(), [other()])}
+    runs = {way: partial(ours, model, [text], GUIDANCE) for way, model in models.items()}
+    found["guided"] = compared(runs | {"peer": lambda: [two_passes(reference, text)]}, ("peer",))
     print(size, "guided", found["guided"], flush=True)
     return found
+
+
+def compared(runs: dict[str, Callable[[], Any]], others: tuple[str, ...]) -> dict[str, Any]:
+    """Both ways against each of the others."""
+    times = pairs.rounds(runs)
+    return {
+        way: {other: pairs.ratio(times, way, other) for other in others}
+        | {"same_ids": agree(runs[way](), runs["peer"]())}
+        for way in WAYS
+    }
 
 
 def main() -> None:

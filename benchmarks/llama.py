@@ -19,6 +19,7 @@ from plait.document import Document, Image, Text
 from plait.nn.attention import KVCache, SelfAttention
 from plait.nn.blocks import Block, Decoder, GatedMLP
 from plait.nn.norms import RMSNorm
+from plait.nn.packed import PackedLinear
 from plait.nn.positions import Rotary
 from plait.sequence import Batch, Prepare, Sequence, tokens
 from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, Streams, System, sight
@@ -73,7 +74,8 @@ class Llama(System):
         attention.qkv.weight = nn.Parameter(torch.cat([own.q_proj.weight, own.k_proj.weight, own.v_proj.weight]))
         attention.out = own.o_proj
         mlp = GatedMLP(width, self.config.intermediate_size, nn.SiLU())
-        mlp.gate, mlp.hidden, mlp.out = theirs.mlp.gate_proj, theirs.mlp.up_proj, theirs.mlp.down_proj
+        mlp.gate_hidden.weight = nn.Parameter(torch.cat([theirs.mlp.gate_proj.weight, theirs.mlp.up_proj.weight]))
+        mlp.out = theirs.mlp.down_proj
         return Block(self._norm(theirs.input_layernorm), attention, self._norm(theirs.post_attention_layernorm), mlp)
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
@@ -99,14 +101,19 @@ class Llama(System):
         """It is never saved."""
         raise NotImplementedError
 
-    def products(self, rows: int) -> Callable[[], None]:
-        """The matrix products of one step of so many rows, and nothing else."""
-        layers = [module for module in self.modules() if isinstance(module, nn.Linear)]
-        inputs = [torch.randn(rows, layer.in_features) for layer in layers]
+    def products(self, rows: int, prompt: int) -> Callable[[int], None]:
+        """The matrix products of a prompt of so many elements in each row, and of so many steps, and nothing else.
 
-        def run() -> None:
-            for layer, x in zip(layers, inputs, strict=True):
-                nn.functional.linear(x, layer.weight)
+        They are those of `torch.nn.functional.linear`, or packed where the system is.
+        """
+        layers = [module for module in self.modules() if isinstance(module, nn.Linear | PackedLinear)]
+        first = [torch.randn(rows * (1 if layer is self.head else prompt), layer.weight.shape[1]) for layer in layers]
+        later = [x[:rows].clone() for x in first]
+
+        def run(steps: int) -> None:
+            for inputs in (first, *[later] * (steps - 1)):
+                for layer, x in zip(layers, inputs, strict=True):
+                    layer(x)
 
         return run
 

@@ -24,15 +24,25 @@ class Row(NamedTuple):
 
 def decoding(size: str, generate: str, guided: str) -> list[Row]:
     """The figures of one size of the peer."""
+    ways = {"packed": "as loaded", "compiled": "compiled"}
     batches = [
-        row
+        Row("decoding", (size, f"batch {batch}", way, other), f"{size}, batch {batch}, {said}: {text}", aim)
         for batch in ("1", "8")
-        for row in (
-            Row("decoding", (size, f"batch {batch}", "generate"), f"{size}, batch {batch}: cached decoding", generate),
-            Row("decoding", (size, f"batch {batch}", "products"), f"{size}, batch {batch}: bare products", "0.8"),
+        for way, said in ways.items()
+        for other, text, aim in (
+            ("peer", "cached decoding", generate),
+            ("products", "bare products", "0.8"),
+            ("packed products", "bare products, packed", ""),
         )
     ]
-    return [*batches, Row("decoding", (size, "guided"), f"{size}: guided drawing, two passes of the peer", guided)]
+    drawn = "guided drawing, two passes of the peer"
+    return [
+        *batches,
+        *(
+            Row("decoding", (size, "guided", way, "peer"), f"{size}, {said}: {drawn}", guided)
+            for way, said in ways.items()
+        ),
+    ]
 
 
 ROWS = (
@@ -58,8 +68,9 @@ the versions. `python benchmarks/<name>.py` measures again. Two cores, no GPU.
 ## Side by side
 
 How many times as fast Plait is as what stands beside it: the median over pairs of runs in one process, with quartiles.
-The peer in decoding is transformers' `LlamaForCausalLM` with the same weights; bare products are its matrix products
-and nothing else, so that 1 cannot be passed.
+The peer in decoding is transformers' `LlamaForCausalLM` with the same weights; bare products are the matrix products
+of the same work by PyTorch's linear layers and nothing else, or by packed ones, where 1 cannot be passed. As loaded:
+what `plait.load` gives; compiled: with `compile=True`, which takes some minutes at first.
 
 | | ratio | quartiles | aim | commit |
 | --- | --- | --- | --- | --- |

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -10,11 +14,13 @@ import pytest
 import torch
 
 import plait
+from plait.checkpoints.directory import save
 from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import ConfigError, DocumentError, ImageError, InputError
 from plait.generate.engine import Engine, Settings
 from plait.generate.model import Model, build, load
 from plait.generate.sampling import Sampling
+from plait.nn.packed import PackedLinear
 from plait.systems.base import Emitted
 from plait.systems.cm3leon import TINY, CM3Leon
 from plait.text.bpe import BPE
@@ -192,10 +198,41 @@ def test_build_from_outside(tmp_path):
     assert build(f"{tmp_path}/own_builder.py:make", "any").system.name == "cm3leon"
 
 
-def test_load(model, tmp_path):
-    from plait.checkpoints.directory import save
-
+@pytest.fixture
+def run(model, tmp_path):
     save(model.system, tmp_path / "run" / "checkpoints" / "step-00000010")
-    loaded = load(tmp_path / "run", dtype=torch.float32)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_load(model, run, packed):
+    loaded = load(run, dtype=torch.float32, packed=packed)
+    assert any(isinstance(module, PackedLinear) for module in loaded.system.modules()) == packed
     settings = Settings(max_new_tokens=8, text=Sampling(), seed=3)
     assert loaded.generate(question(), settings).text == model.generate(question(), settings).text
+
+
+def test_a_packed_model_is_saved_as_it_was(model, run, tmp_path):
+    save(load(run).system, tmp_path / "again")
+    again = load(tmp_path / "again", packed=False).system.state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in model.system.state_dict().items())
+
+
+def test_what_cannot_be_compiled_is_refused(run, monkeypatch):
+    with pytest.raises(ConfigError, match="compile goes with packed weights: leave packed=False out"):
+        load(run, packed=False, compile=True)
+    with pytest.raises(ConfigError, match="compile is for models on a CPU, this one is on meta"):
+        build("cm3leon").system.to("meta").decoder.compile_step()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.raises(ConfigError, match="compile needs a C\\+\\+ compiler and found none: install g"):
+        load(run, compile=True)
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.timeout(300)
+def test_a_compiled_model_says_the_same(run):
+    script = Path(__file__).with_name("compiled.py")
+    done = subprocess.run([sys.executable, script, run], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    compiled, plain = json.loads(done.stdout)
+    assert compiled == plain and sum(map(len, plain)) > 20

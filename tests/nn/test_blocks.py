@@ -23,7 +23,8 @@ def test_mlp() -> None:
 
 def test_gated_mlp() -> None:
     mlp = GatedMLP(8, 12, nn.SiLU())
-    expected = (nn.functional.silu(X @ mlp.gate.weight.T) * (X @ mlp.hidden.weight.T)) @ mlp.out.weight.T
+    gate, hidden = mlp.gate_hidden.weight[:12], mlp.gate_hidden.weight[12:]
+    expected = (nn.functional.silu(X @ gate.T) * (X @ hidden.T)) @ mlp.out.weight.T
     torch.testing.assert_close(mlp(X), expected)
 
 

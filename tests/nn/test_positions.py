@@ -16,6 +16,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def turned(rotation: torch.nn.Module, q: Tensor, k: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    queries, keys = rotation(torch.stack((q, k), 2), position).unbind(2)
+    return queries, keys
+
+
 def by_complex_numbers(x: Tensor, position: Tensor, base: float, adjacent: bool) -> Tensor:
     """x[pair] * exp(i * position * base^(-2 pair / d)), in double precision."""
     d = x.shape[-1]
@@ -33,8 +38,7 @@ def by_complex_numbers(x: Tensor, position: Tensor, base: float, adjacent: bool)
 def test_rotary_turns_pairs_as_complex_numbers(adjacent: bool, base: float) -> None:
     q, k = normal(2, 5, 3, 8), normal(2, 5, 3, 8, seed=1)
     position = torch.tensor([[0, 1, 2, 3, 4], [7, 0, 300, 12, 2]])
-    turned = Rotary(8, base, adjacent)(q, k, position)
-    for got, x in zip(turned, (q, k), strict=True):
+    for got, x in zip(turned(Rotary(8, base, adjacent), q, k, position), (q, k), strict=True):
         torch.testing.assert_close(got, by_complex_numbers(x, position, base, adjacent), atol=5e-5, rtol=1e-5)
 
 
@@ -45,7 +49,8 @@ def test_only_the_distance_counts(a: int, b: int, shift: int, adjacent: bool) ->
     q, k = normal(1, 1, 2, 16), normal(1, 1, 2, 16, seed=1)
 
     def product(at: int, other: int) -> Tensor:
-        return (rotary(q, q, torch.tensor([[at]]))[0] * rotary(k, k, torch.tensor([[other]]))[1]).sum(-1)
+        query, key = turned(rotary, q, q, torch.tensor([[at]]))[0], turned(rotary, k, k, torch.tensor([[other]]))[1]
+        return (query * key).sum(-1)
 
     torch.testing.assert_close(product(a, b), product(a + shift, b + shift), atol=2e-3, rtol=1e-3)
 
@@ -53,8 +58,8 @@ def test_only_the_distance_counts(a: int, b: int, shift: int, adjacent: bool) ->
 def test_position_0_and_no_rotation_leave_all_as_it_is() -> None:
     q, k, nothing = normal(1, 2, 3, 4), normal(1, 2, 3, 4, seed=1), torch.zeros(1, 2, dtype=torch.long)
     for rotation, position in ((Rotary(4), nothing), (NoRotation(), nothing + 5)):
-        turned = rotation(q, k, position)
-        assert torch.equal(turned[0], q) and torch.equal(turned[1], k)
+        queries, keys = turned(rotation, q, k, position)
+        assert torch.equal(queries, q) and torch.equal(keys, k)
 
 
 def test_angles_survive_a_lower_precision_and_the_meta_device() -> None:
@@ -65,7 +70,7 @@ def test_angles_survive_a_lower_precision_and_the_meta_device() -> None:
         built = Rotary(64)
     for rotary in (Rotary(64).to(torch.bfloat16), built.to_empty(device="cpu")):
         assert not rotary.state_dict()
-        torch.testing.assert_close(rotary(x, x, position)[0], expected, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(turned(rotary, x, x, position)[0], expected, atol=2e-3, rtol=1e-3)
 
 
 def test_constants_survive_a_lower_precision_and_the_meta_device() -> None:
@@ -73,7 +78,7 @@ def test_constants_survive_a_lower_precision_and_the_meta_device() -> None:
         return [XPos(8, 2048), SinusoidalPositions(8), RelativeBias(8, 2, longest=40)]
 
     position, q = torch.tensor([[0, 13, 2000]]), normal(1, 3, 1, 8)
-    given = [(q, q, position), (position,), (position,)]
+    given = [(torch.stack((q, q), 2), position), (position,), (position,)]
     with torch.device("meta"):
         empty = [module.to_empty(device="cpu") for module in build()]
     for fresh, cast, filled, inputs in zip(build(), build(), empty, given, strict=True):
@@ -86,7 +91,7 @@ def test_constants_survive_a_lower_precision_and_the_meta_device() -> None:
 def test_turned_vectors_keep_their_type() -> None:
     q = normal(1, 3, 1, 8).bfloat16()
     for rotation in (Rotary(8), XPos(8, 100)):
-        assert {x.dtype for x in rotation(q, q, torch.arange(3)[None])} == {torch.bfloat16}
+        assert {x.dtype for x in turned(rotation, q, q, torch.arange(3)[None])} == {torch.bfloat16}
 
 
 # --------------------------------------------------------------------------------------------------- xPos
@@ -106,7 +111,7 @@ def xpos_score(q: Tensor, k: Tensor, p: int, r: int, scale_base: float = 512) ->
 
 def xpos_scores(rotation: XPos, q: Tensor, k: Tensor, position: list[int]) -> Tensor:
     """[query, key] of one head: (t, d) each."""
-    queries, keys = rotation(q[None, :, None], k[None, :, None], torch.tensor([position]))
+    queries, keys = turned(rotation, q[None, :, None], k[None, :, None], torch.tensor([position]))
     return queries[0, :, 0] @ keys[0, :, 0].T
 
 
@@ -144,7 +149,8 @@ def test_xpos_stays_finite_to_the_end_of_its_length(dtype: torch.dtype) -> None:
 
 def test_the_factors_of_xpos_grow_alike_to_both_ends() -> None:
     one, position = torch.ones(1, 2048, 1, 8), torch.arange(2048)[None]
-    pairs = [x.unflatten(-1, (4, 2)).norm(dim=-1).amax((0, 2, 3)) / 2**0.5 for x in XPos(8, 2048)(one, one, position)]
+    both = turned(XPos(8, 2048), one, one, position)
+    pairs = [x.unflatten(-1, (4, 2)).norm(dim=-1).amax((0, 2, 3)) / 2**0.5 for x in both]
     for largest in pairs:  # (2048,), over the pairs
         assert float(largest.max()) == pytest.approx(12.25, rel=0.01)  # 3.5^2
 

@@ -20,6 +20,8 @@ from plait.checkpoints.outside import from_file, is_outside
 from plait.document import Document, Piece, Text, Turn
 from plait.errors import ConfigError, DocumentError, InputError, hint
 from plait.generate.engine import Engine, Reply, Settings
+from plait.nn.blocks import Decoder
+from plait.nn.packed import pack
 from plait.sequence import Batch, Sequence
 from plait.systems.base import Emitted, Format, System
 
@@ -207,9 +209,29 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     system: str | None = None,
+    packed: bool = True,
+    compile: bool = False,
 ) -> Model:
-    """The model in a run, a checkpoint or an import (`plait.checkpoints.directory.load`)."""
-    return Model(checkpoint.load(directory, device, dtype, system))
+    """The model in a run, a checkpoint or an import (`plait.checkpoints.directory.load`), for inference.
+
+    Args:
+        packed: on a CPU, weights of linear layers are brought into the order in which they are multiplied soonest
+            (`plait.nn.packed`). They cannot be trained any more.
+        compile: the step that decodes is compiled when it is first run (`Decoder.compile_step`): a minute or two at
+            first, for shorter steps of a small model.
+
+    Raises:
+        ConfigError: `compile` without a C++ compiler, without `packed`, or on another device than a CPU.
+    """
+    built = checkpoint.load(directory, device, dtype, system)
+    if packed:
+        pack(built)
+    if compile:
+        if not packed:
+            raise ConfigError("compile goes with packed weights: leave packed=False out")
+        for decoder in (module for module in built.modules() if isinstance(module, Decoder)):
+            decoder.compile_step()
+    return Model(built)
 
 
 def build(system: str, size: str = "tiny") -> Model:

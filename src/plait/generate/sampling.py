@@ -45,7 +45,7 @@ def draw(
     In this order: restriction to `allowed`, temperature, top-p, then the inverse of the cumulated distribution at
     `uniform`: the first id, in the order of ids, whose cumulated probability exceeds it.
     """
-    logits = logits.float().masked_fill(~allowed, -torch.inf)
+    logits = torch.where(allowed, logits.float(), -torch.inf)
     greedy = temperature == 0
     top, best = logits.max(-1, keepdim=True)
     if bool(greedy.all()):

@@ -76,9 +76,9 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "b t c"], position: Int[Tensor, "b t"], attend: Attend
     ) -> Float[Tensor, "b t c"]:
         """Every element gathers from those that `attend` lets it see."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # (b, t, h, d) each
-        q, k = self.rotation(q, k, position)
-        return self.out(attend(q, k, v).flatten(-2))
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (b, t, 3, h, d)
+        q, k = self.rotation(qkv[:, :, :2], position).unbind(2)
+        return self.out(attend(q, k, qkv[:, :, 2]).flatten(-2))
 
 
 class Visibility:
@@ -228,20 +228,29 @@ def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Use:
     """What a step of a cache works on: the first `need` elements of the first n rows, and t new ones in each."""
 
     need: int
     position: Tensor  # (n, t)
     place: Tensor  # (n, t): where the new elements are written
-    mask: Tensor | None  # (n, t, need), None where all see all
+    seen: Tensor | None  # (n, 1, t, need), None where all see all
+    into: Tensor | None = None  # (n, t, h): which of a layer's rows * h * (capacity + 1) vectors the new ones become
+    added: Tensor | None = None  # (n, 1, t, need): `seen` as it is added to scores
 
-    def on(self, device: torch.device) -> _Use:
-        if self.place.device == device:
-            return self
-        mask = None if self.mask is None else self.mask.to(device)
-        return _Use(self.need, self.position.to(device), self.place.to(device), mask)
+    def prepare(self, keys: Tensor) -> Tensor:
+        """Once a step, not once a layer: all is brought to where the layers are; `into`."""
+        if self.into is None:
+            device = keys.device
+            self.position, place = self.position.to(device), self.place.to(device)
+            rows, heads, room, _ = keys.shape
+            first = torch.arange(rows * heads, device=device).view(rows, 1, heads)[: len(place)] * room
+            self.into = first + place[..., None]
+            if self.seen is not None:
+                self.seen = self.seen.to(device)
+                self.added = torch.zeros_like(self.seen, dtype=keys.dtype).masked_fill_(~self.seen, -torch.inf)
+        return self.into
 
 
 class KVCache:
@@ -258,7 +267,7 @@ class KVCache:
         self.capacity = capacity or 0
         self.rows = rows
         self.lengths = torch.zeros(rows, dtype=torch.long)
-        self._layers: list[tuple[Tensor, Tensor]] = []  # (rows, capacity + 1, h, d) twice, one pair a layer
+        self._layers: list[tuple[Tensor, Tensor]] = []  # (rows, h, capacity + 1, d) twice, one pair a layer
         self._use: _Use | None = None
 
     def advance(self, counts: Int[Tensor, " n"], block: Int[Tensor, "n t"] | None = None) -> Int[Tensor, "n t"]:
@@ -280,61 +289,60 @@ class KVCache:
         self.lengths[: len(counts)] = before + counts
         position = (before[:, None] + torch.minimum(order, counts[:, None] - 1)).clamp(min=0)
         place = torch.where(order < counts[:, None], position, self.capacity)
-        mask = torch.arange(need) <= position[..., None]  # (n, t, need)
+        seen = torch.arange(need) <= position[..., None]  # (n, t, need)
         if block is not None and (block >= 0).any():
             spans = torch.full((len(counts), self.capacity + 1), -1)
             spans.scatter_(1, place, block)
-            mask |= (spans[:, None, :need] == block[..., None]) & (block >= 0)[..., None]
-        self._use = _Use(need, position, place, None if bool(mask.all()) else mask)
+            seen |= (spans[:, None, :need] == block[..., None]) & (block >= 0)[..., None]
+        self._use = _Use(need, position, place, None if bool(seen.all()) else seen[:, None])
         return position
 
     def attend(self, layer: int, score: Score = PLAIN) -> Attend:
         """The `Attend` of one layer, for the elements that `advance` made room for."""
 
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            assert self._use is not None, "advance comes before attend"
-            use = self._use = self._use.on(k.device)  # once a step, not once a layer
-            n = len(q)
+            use = self._use
+            assert use is not None, "advance comes before attend"
             keys, values = self._storage(layer, k)
-            row = torch.arange(n, device=k.device)[:, None]
-            keys[row, use.place] = k
-            values[row, use.place] = v
-            queries, keys, values = (x.transpose(1, 2) for x in (q, keys[:n, : use.need], values[:n, : use.need]))
-            mask = None if use.mask is None else use.mask[:, None]
+            into = use.prepare(keys)
+            keys.view(-1, k.shape[-1])[into] = k
+            values.view(-1, k.shape[-1])[into] = v
+            mask = use.added
             if score.bias is not None:
                 distance = use.position[..., None] - torch.arange(use.need, device=k.device)
-                mask = score.added(distance, mask, q.dtype)
-            out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=score.scale)
-            return out.transpose(1, 2)
+                mask = score.added(distance, use.seen, q.dtype)
+            q, keys, values = q.transpose(1, 2), keys[: len(q), :, : use.need], values[: len(q), :, : use.need]
+            return scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=score.scale).transpose(1, 2)
 
         return run
 
     def adopt(self, other: KVCache, first: int) -> None:
         """Takes over the rows of a cache that was filled apart, as rows from `first` on."""
-        rows, length = other.rows, int(other.lengths.max())
+        length = int(other.lengths.max())
         if length > self.capacity:
             self._grow(length)
-        self.lengths[first : first + rows] = other.lengths
-        for layer, (keys, values) in enumerate(other._layers):
-            own = self._storage(layer, keys)
-            own[0][first : first + rows, :length] = keys[:, :length]
-            own[1][first : first + rows, :length] = values[:, :length]
+        self.lengths[first : first + other.rows] = other.lengths
+        for layer, pair in enumerate(other._layers):
+            for own, theirs in zip(self._storage(layer, pair[0].transpose(1, 2)), pair, strict=True):
+                own[first : first + other.rows, :, :length] = theirs[:, :, :length]
 
     def move(self, source: int, target: int) -> None:
         """Row `target` becomes what row `source` is."""
         length = int(self.lengths[source])
         self.lengths[target] = length
-        for keys, values in self._layers:
-            keys[target, :length] = keys[source, :length]
-            values[target, :length] = values[source, :length]
+        for pair in self._layers:
+            for storage in pair:
+                storage[target, :, :length] = storage[source, :, :length]
 
     def clear(self, row: int) -> None:
         """Forgets a row."""
         self.lengths[row] = 0
 
     def _storage(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """That of a layer with keys (..., h, d)."""
         while len(self._layers) <= layer:
-            shape = (self.rows, self.capacity + 1, *like.shape[2:])
+            *_, heads, width = like.shape
+            shape = (self.rows, heads, self.capacity + 1, width)
             self._layers.append((like.new_zeros(shape), like.new_zeros(shape)))
         return self._layers[layer]
 
@@ -343,7 +351,7 @@ class KVCache:
             raise InputError(
                 f"{need} elements in a cache of {self.capacity}: give a larger capacity or shorter prompts"
             )
-        self.capacity = max(need, 2 * self.capacity, 64)
-        for i, pair in enumerate(self._layers):
-            old = pair[0].shape[1]
-            self._layers[i] = tuple(nn.functional.pad(x, (0, 0, 0, 0, 0, self.capacity + 1 - old)) for x in pair)  # type: ignore[assignment]
+        more = max(need, 2 * self.capacity, 64) - self.capacity
+        self.capacity += more
+        pad = nn.functional.pad
+        self._layers = [(pad(keys, (0, 0, 0, more)), pad(values, (0, 0, 0, more))) for keys, values in self._layers]

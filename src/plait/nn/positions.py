@@ -83,11 +83,9 @@ class SinusoidalPositions(nn.Module):
 class NoRotation(nn.Module):
     """Queries and keys as they are."""
 
-    def forward(
-        self, q: Float[Tensor, "b t h d"], k: Float[Tensor, "b t h d"], position: Int[Tensor, "b t"]
-    ) -> tuple[Float[Tensor, "b t h d"], Float[Tensor, "b t h d"]]:
-        """(q, k)."""
-        return q, k
+    def forward(self, qk: Float[Tensor, "b t 2 h d"], position: Int[Tensor, "b t"]) -> Float[Tensor, "b t 2 h d"]:
+        """qk."""
+        return qk
 
 
 class Rotary(nn.Module):
@@ -100,25 +98,19 @@ class Rotary(nn.Module):
         super().__init__()
         self.adjacent = adjacent
         self._frequency = _frequencies(head_width, base)
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, torch.dtype, Tensor, Tensor] | None = None
 
-    def forward(
-        self, q: Float[Tensor, "b t h d"], k: Float[Tensor, "b t h d"], position: Int[Tensor, "b t"]
-    ) -> tuple[Float[Tensor, "b t h d"], Float[Tensor, "b t h d"]]:
-        """q and k, turned. Layers that share a rotation, and are given the same positions, share its cosines."""
+    def forward(self, qk: Float[Tensor, "b t 2 h d"], position: Int[Tensor, "b t"]) -> Float[Tensor, "b t 2 h d"]:
+        """Queries and keys, turned. Layers that share a rotation and are given the same positions share its angles."""
         if torch.compiler.is_compiling():
-            cos, sin = self._cosines(position)
-        else:
-            if self._last is None or self._last[0] is not position:
-                self._last = (position, *self._cosines(position))
-            _, cos, sin = self._last
-        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
-        turn = _turn_adjacent if self.adjacent else _turn_halves
-        return turn(q, cos, sin), turn(k, cos, sin)
+            return _turn(qk, *self._angles(position, qk.dtype), self.adjacent)
+        if self._last is None or self._last[0] is not position or self._last[1] != qk.dtype:
+            self._last = (position, qk.dtype, *self._angles(position, qk.dtype))
+        return _turn(qk, *self._last[2:], self.adjacent)
 
-    def _cosines(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        angle = position[..., None, None].float() * self._frequency.on(position.device)  # (b, t, 1, d / 2)
-        return angle.cos(), angle.sin()
+    def _angles(self, position: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        angle = position[..., None, None, None].float() * self._frequency.on(position.device)  # (b, t, 1, 1, d / 2)
+        return _spread(angle.cos(), angle.sin(), self.adjacent, dtype)
 
 
 class XPos(nn.Module):
@@ -155,18 +147,13 @@ class XPos(nn.Module):
         pair = torch.arange(0, head_width, 2, dtype=torch.float64, device="cpu")
         self._log_zeta = _Constant(((pair + 0.4 * head_width) / (1.4 * head_width)).log().float())  # (d / 2,)
 
-    def forward(
-        self, q: Float[Tensor, "b t h d"], k: Float[Tensor, "b t h d"], position: Int[Tensor, "b t"]
-    ) -> tuple[Float[Tensor, "b t h d"], Float[Tensor, "b t h d"]]:
-        """q and k, turned and scaled."""
-        place = position[..., None, None]
-        angle = place.float() * self._frequency.on(position.device)  # (b, t, 1, d / 2)
+    def forward(self, qk: Float[Tensor, "b t 2 h d"], position: Int[Tensor, "b t"]) -> Float[Tensor, "b t 2 h d"]:
+        """Queries and keys, turned and scaled."""
+        place = position[..., None, None, None]
+        angle = place.float() * self._frequency.on(position.device)  # (b, t, 1, 1, d / 2)
         scale = ((place - self.centre) / self.scale_base * self._log_zeta.on(position.device)).exp()
-        cos, sin = angle.cos(), angle.sin()
-        return (
-            _turn_adjacent(q, (cos * scale).to(q.dtype), (sin * scale).to(q.dtype)),
-            _turn_adjacent(k, (cos / scale).to(k.dtype), (sin / scale).to(k.dtype)),
-        )
+        scale = torch.cat((scale, 1 / scale), dim=2)  # (b, t, 2, 1, d / 2)
+        return _turn(qk, *_spread(angle.cos() * scale, angle.sin() * scale, True, qk.dtype), adjacent=True)
 
 
 def _frequencies(head_width: int, base: float) -> _Constant:
@@ -175,14 +162,17 @@ def _frequencies(head_width: int, base: float) -> _Constant:
     return _Constant((base**-exponent).float())
 
 
-def _turn_adjacent(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+def _spread(cos: Tensor, sin: Tensor, adjacent: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Factors of pairs (..., d / 2) as those of their numbers (..., d): (cos, cos) and (-sin, sin)."""
+    if adjacent:
+        return torch.stack((cos, cos), -1).flatten(-2).to(dtype), torch.stack((-sin, sin), -1).flatten(-2).to(dtype)
+    return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 
-def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, adjacent: bool) -> Tensor:
+    """(a cos - b sin, b cos + a sin) of each pair (a, b), by factors that `_spread` gave."""
+    swapped = x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2) if adjacent else x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * cos, swapped, sin)
 
 
 class RelativeBias(nn.Module):
