@@ -80,7 +80,7 @@ class ColourFormat(Format):
         return bytes(id - BYTE for id in run.ids if id >= BYTE).decode(errors="replace")
 
     def preprocess(self, train=False, fast=False):
-        return {"colours": functools.partial(square, size=self.side, fast=fast)}  # (3, side, side) in [-1, 1]
+        return {"colours": square(self.side, fast)}  # (3, side, side) in [-1, 1]
 
 
 class ColourWords(System):

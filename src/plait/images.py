@@ -101,10 +101,14 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     return picture.convert("RGB")
 
 
-def to_array(picture: PIL.Image.Image) -> NDArray[np.float32]:
-    """(3, h, w) in [-1, 1]: 8-bit values computed in float64 and then rounded, as Chameleon's code does."""
+def to_array(picture: PIL.Image.Image, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """(3, h, w) in [-1, 1]: 8-bit values computed in float64 and then rounded, as Chameleon's code does.
+
+    Args:
+        out: where they are written.
+    """
     planes = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))  # as bytes: floats take far longer to move
-    values: NDArray[np.float32] = np.take(_LEVELS, planes)
+    values: NDArray[np.float32] = np.take(_LEVELS, planes, out=out, mode="clip")  # others go through a buffer
     return values
 
 

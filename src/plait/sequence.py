@@ -13,6 +13,7 @@ k codebook; here also m pictures and e elements of one kind in a batch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -29,7 +30,6 @@ Ids = NDArray[np.int64]
 Weights = NDArray[np.float32]
 PackPolicy = Literal["isolated", "stream"]
 Transform = Callable[["Sequence", np.random.Generator], "Sequence"]
-Prepare = Callable[[Image], NDArray[np.float32]]
 
 OWN_INPUT = None  # a target's value: what the model itself puts at that element, gradient stopped
 
@@ -280,23 +280,69 @@ class _Columns:
 
     def add(self, count: int, **values: Any) -> None:
         for name, value in values.items():
-            self.columns.setdefault(name, []).append(np.broadcast_to(np.asarray(value), (count,)))
+            column = value if isinstance(value, np.ndarray) else np.full(count, value)
+            self.columns.setdefault(name, []).append(column)
 
     def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         return {f"{prefix}/{name}": np.concatenate(parts) for name, parts in self.columns.items()}
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """What makes a reader's pixels of a picture.
+
+    Args:
+        shape: (3, height, width).
+        write: writes the pixels of a picture into an array of that shape, fp32.
+    """
+
+    shape: tuple[int, int, int]
+    write: Callable[[Image, NDArray[np.float32]], None]
+
+    def __call__(self, image: Image) -> NDArray[np.float32]:
+        """The pixels alone, (3, height, width).
+
+        Raises:
+            ImageError: the picture cannot be read.
+        """
+        pixels = np.empty(self.shape, np.float32)
+        self.write(image, pixels)
+        return pixels
+
+
+class _Pictures:
+    """The pictures of a batch for one reader, written where they stand: (m, 3, height, width)."""
+
+    def __init__(self, prepare: Prepare, most: int) -> None:
+        self.prepare = prepare
+        self.count = 0
+        self._array = np.empty((most, *prepare.shape), np.float32)
+
+    def add(self, image: Image) -> bool:
+        """Whether it could be read; a blank stands for it if not."""
+        self.count += 1
+        try:
+            self.prepare.write(image, self._array[self.count - 1])
+        except ImageError:
+            self._array[self.count - 1] = 0
+            return False
+        return True
+
+    @property
+    def array(self) -> NDArray[np.float32]:
+        """Those that count."""
+        return self._array[: self.count]
 
 
 class Collator:
     """Rows of sequences -> flat dictionary of arrays (what crosses from a loader's worker) -> `Batch`.
 
     Args:
-        prepare: reader -> the function that makes (3, height, width) pixels of a picture.
-        shape: reader -> (3, height, width) of the blank that stands for a picture that cannot be read.
+        prepare: reader -> what makes pixels of a picture.
     """
 
-    def __init__(self, prepare: Mapping[str, Prepare], shape: Mapping[str, tuple[int, int, int]]) -> None:
+    def __init__(self, prepare: Mapping[str, Prepare]) -> None:
         self.prepare = prepare
-        self.shape = shape
         self.readers = tuple(prepare)
 
     def arrays(self, rows: list[list[Sequence]], *, shift: bool = True) -> dict[str, NDArray[Any]]:
@@ -309,8 +355,8 @@ class Collator:
             rows: the sequences of each row.
             shift: leave out the last element of each sequence as input (training); False for prompts.
         """
-        pixels: dict[str, list[NDArray[np.float32]]] = {reader: [] for reader in self.readers}
-        wanted = {reader for row in rows for sequence in row for reader, _ in sequence.pictures}
+        wanted = Counter(reader for row in rows for sequence in row for reader, _ in sequence.pictures)
+        pixels = {reader: _Pictures(self.prepare[reader], count) for reader, count in wanted.items()}
         read = [[self._read(sequence, pixels) for sequence in row] for row in rows]
         places = [[(sequence, where) for sequence, where, _ in row if len(sequence)] for row in read]
         width = max(sum(len(sequence) - shift for sequence, _ in row) for row in places)
@@ -343,7 +389,7 @@ class Collator:
                 column += inputs
         for reader, columns in slots.items():
             if reader in wanted:
-                out[f"slots/{reader}/pictures"] = _stack(pixels[reader], reader, self.shape[reader])
+                out[f"slots/{reader}/pictures"] = pixels[reader].array
                 columns.add(0, at=0, image=0, offset=0)  # all may have been broken
                 out |= columns.arrays(f"slots/{reader}")
         for kind, columns in targets.items():
@@ -372,26 +418,21 @@ class Collator:
         return self.batch(self.arrays(rows, shift=shift))
 
     def _read(
-        self, sequence: Sequence, pixels: dict[str, list[NDArray[np.float32]]]
+        self, sequence: Sequence, pixels: dict[str, _Pictures]
     ) -> tuple[Sequence, dict[tuple[str, int], int], int]:
         """Reads the pictures of a sequence into `pixels`.
 
         Returns the sequence as it is placed, the numbers of its pictures, and whether one was broken.
         """
-        found: list[tuple[str, Image, NDArray[np.float32]]] = []
+        where: dict[tuple[str, int], int] = {}
         broken = 0
         for reader, image in sequence.pictures:
-            try:
-                found.append((reader, image, self.prepare[reader](image)))
-            except ImageError:
-                broken = 1
-                found.append((reader, image, np.zeros(self.shape[reader], np.float32)))
+            where[reader, id(image)] = pixels[reader].count
+            broken |= not pixels[reader].add(image)
         if broken and not any(span.targets for span in sequence.spans):
+            for reader, _ in where:
+                pixels[reader].count -= 1
             return Sequence(()), {}, broken
-        where: dict[tuple[str, int], int] = {}
-        for reader, image, values in found:
-            where[reader, id(image)] = len(pixels[reader])
-            pixels[reader].append(values)
         return (sequence.without_targets() if broken else sequence), where, broken
 
     def _place(
@@ -407,13 +448,14 @@ class Collator:
         out, slots, targets = into
         fed = min(span.length, inputs - at)  # the last element of a shifted sequence is no input
         reader = picture = 0
-        offsets = np.zeros(span.length, np.int64)
+        start = 0
         if isinstance(span.fill, Slot):
-            name = span.fill.reader
+            name, start = span.fill.reader, span.fill.start
             reader, picture = self.readers.index(name), where[name, id(span.fill.image)]
-            offsets = span.fill.start + np.arange(span.length)
-            slots[name].add(fed, at=base + at + np.arange(fed), image=picture, offset=offsets[:fed])
-            out["place"].reshape(-1)[base + at : base + at + fed] = offsets[:fed]
+            begin = base + at
+            offsets = np.arange(start, start + fed)
+            slots[name].add(fed, at=np.arange(begin, begin + fed), image=picture, offset=offsets)
+            out["place"].reshape(-1)[begin : begin + fed] = offsets
         else:
             out["ids"].reshape(-1)[base + at : base + at + fed] = span.fill[:fed]
         first = 1 if at == 0 else 0  # nothing stands before the first element to predict it
@@ -427,15 +469,5 @@ class Collator:
                     weight=target.weight[keep],
                     reader=reader,
                     image=picture,
-                    offset=offsets[keep],
+                    offset=start + keep if isinstance(span.fill, Slot) else 0,
                 )
-
-
-def _stack(pictures: list[NDArray[np.float32]], reader: str, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """(m, 3, height, width); m may be 0."""
-    if not pictures:
-        return np.zeros((0, *shape), np.float32)
-    shapes = {picture.shape for picture in pictures}
-    if len(shapes) > 1:
-        raise DocumentError(f"reader {reader!r} got pictures of {len(shapes)} shapes {sorted(shapes)}: one is needed")
-    return np.ascontiguousarray(np.stack(pictures))  # shared memory takes no other; `stack` keeps the order of axes

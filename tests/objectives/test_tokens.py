@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plait.document import Document, Image, Turn
 from plait.objectives.tokens import NextToken
-from plait.sequence import OWN_INPUT, Batch, Collator, Sequence, Slot, Span, Target, tokens
+from plait.sequence import OWN_INPUT, Batch, Collator, Prepare, Sequence, Slot, Span, Target, tokens
 from plait.systems.base import Hidden
 from plait.systems.cm3leon import CM3Leon
 
@@ -135,8 +135,7 @@ def test_own_input_is_what_the_right_reader_made_of_the_right_element() -> None:
         [Sequence((tokens([7]), span("second", 0, 3), ignored, span("first", 1, 2, 1))), Sequence((tokens([6, 5]),))],
         [Sequence((tokens([4]), span("second", 2, 2, 1), span("second", 1, 1)))],
     ]
-    pixels = np.zeros((3, 1, 1), np.float32)
-    batch = Collator(dict.fromkeys(readers, lambda image: pixels), dict.fromkeys(readers, (3, 1, 1)))(rows)
+    batch = Collator(dict.fromkeys(readers, Prepare((3, 1, 1), lambda image, out: out.fill(0))))(rows)
     own = {
         "vectors": torch.randn(1, 2, 20),
         "first": torch.tensor([[10, 11, 12]]),

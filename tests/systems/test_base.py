@@ -69,11 +69,11 @@ def test_parts_and_units(cm3leon: CM3Leon) -> None:
 
 
 def test_the_blank_has_the_shape_of_every_picture(cm3leon: CM3Leon, picture: Callable[[int], Image]) -> None:
-    collator = cm3leon.format.collator()
-    assert collator.shape == {"vqgan": (3, 8, 8)} == {"vqgan": collator.prepare["vqgan"](picture(0)).shape}
+    prepare = cm3leon.format.collator().prepare["vqgan"]
+    assert prepare.shape == (3, 8, 8) == prepare(picture(0)).shape
 
 
 def test_squares(picture: Callable[[int], Image]) -> None:
-    pixels = square(picture(0), 4)
+    pixels = square(4)(picture(0))
     assert pixels.shape == (3, 4, 4)
     assert -1 <= pixels.min() < pixels.max() <= 1

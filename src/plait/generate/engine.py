@@ -258,7 +258,7 @@ class Engine:
         hidden = self.system(batch, self._cache).states
         for request in self._active:
             request.pending = []
-        return hidden[torch.arange(len(fed)), counts.to(device) - 1]
+        return hidden[:, 0] if width == 1 else hidden[torch.arange(len(fed)), counts.to(device) - 1]
 
     def _leave(self, ended: set[_Request]) -> None:
         """Rows stay gap-free and in order: those behind a request that leaves move forward, each at most once."""
@@ -287,7 +287,9 @@ class Engine:
             raise InputError(
                 f"runs of {len(functions)} heads in one step, 1 is supported: draw them in separate engines"
             )
-        logits = weights @ functions[0](hidden).float()  # (requests, v)
+        logits = functions[0](hidden).float()
+        if len(weights) < len(hidden):  # some requests have several rows
+            logits = weights @ logits  # (requests, v)
         uniform = torch.tensor([request.random.random() for request in self._active], device=logits.device)
         ids, logprobs = draw(logits, allowed, temperature, top_p, uniform.float())
         for request, id, logprob in zip(self._active, ids.tolist(), logprobs.tolist(), strict=True):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
@@ -129,12 +128,22 @@ class Part:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
 
-def square(image: Image, size: int, fast: bool = False) -> NDArray[np.float32]:
+def square(size: int, fast: bool = False) -> Prepare:
     """(3, size, size) in [-1, 1]: short side to `size` with Lanczos, then the centre; fast: `images.fast_square`."""
-    content = image.content() if fast else None
-    if content is not None and (near := images.fast_square(content, size)) is not None:
-        return near
-    return images.to_array(images.resize_and_crop(image.open(), size))
+    return Prepare((3, size, size), _write_fast_square if fast else _write_square)
+
+
+def _write_square(image: Image, out: NDArray[np.float32]) -> None:
+    images.to_array(images.resize_and_crop(image.open(), out.shape[-1]), out)
+
+
+def _write_fast_square(image: Image, out: NDArray[np.float32]) -> None:
+    content = image.content()
+    near = None if content is None else images.fast_square(content, out.shape[-1])
+    if near is None:
+        _write_square(image, out)
+    else:
+        out[...] = near
 
 
 def sight(batch: Batch, cache: KVCache | None) -> Callable[[int], Attend]:
@@ -169,7 +178,7 @@ class Format(ABC):
 
     @abstractmethod
     def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
-        """Reader -> the function that makes (3, height, width) pixels of a picture.
+        """Reader -> what makes pixels of a picture.
 
         Args:
             fast: sooner and not to the bit (`images.fast_square`), where the system has such a way.
@@ -202,9 +211,7 @@ class Format(ABC):
 
     def collator(self, train: bool = False, fast: bool = False) -> Collator:
         """What turns laid-out documents into batches; `fast` as in `preprocess`."""
-        prepare = self.preprocess(train, fast)
-        blank = Image(PIL.Image.new("RGB", (64, 64)))
-        return Collator(prepare, {reader: make(blank).shape for reader, make in prepare.items()})
+        return Collator(self.preprocess(train, fast))
 
 
 class System(nn.Module, ABC):

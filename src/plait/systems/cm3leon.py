@@ -356,7 +356,7 @@ class CM3LeonFormat(Format):
 
     def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
         """Short side to the resolution with Lanczos, centre crop, [-1, 1] (Chameleon's code); fast: bicubic."""
-        return {READER: functools.partial(square, size=self.config.image.resolution, fast=fast)}
+        return {READER: square(self.config.image.resolution, fast)}
 
     @property
     def max_length(self) -> int:
