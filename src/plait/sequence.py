@@ -13,6 +13,7 @@ k codebook; here also m pictures and e elements of one kind in a batch.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -144,7 +145,7 @@ class Sequence:
         parts = [np.full(s.length, missing, np.int64) if isinstance(s.fill, Slot) else s.fill for s in self.spans]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    @property
+    @functools.cached_property
     def pictures(self) -> list[tuple[str, Image]]:
         """The (reader, picture) pairs in order, each once."""
         seen = {(s.fill.reader, id(s.fill.image)): s.fill.image for s in self.spans if isinstance(s.fill, Slot)}

@@ -9,6 +9,7 @@ element k is therefore a function of the configuration alone: neither workers, n
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import multiprocessing
 import os
@@ -148,7 +149,7 @@ class Elements:
             raise ConfigError(f"row {row} lies before row {self._ends[0]}, where this loader starts")
         while row >= self._ends[-1]:
             self._ends.append(self._ends[-1] + len(self._window(self.start[0] + len(self._ends) - 1).rows))
-        i = int(np.searchsorted(self._ends, row, side="right")) - 1
+        i = bisect.bisect_right(self._ends, row) - 1
         return self.start[0] + i, row - self._ends[i]
 
     def _window(self, number: int) -> _Window:
