@@ -52,10 +52,12 @@ def pack(module: nn.Module) -> None:
     dtypes = {torch.float32}
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         dtypes.add(torch.bfloat16)
-    packed: dict[nn.Linear, PackedLinear] = {}
-    for parent in list(module.modules()):
+    places: dict[int, list[tuple[nn.Module, str]]] = {}  # of each layer, which itself is not held
+    for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Linear and child.weight.is_cpu and child.weight.dtype in dtypes:
-                if child not in packed:
-                    packed[child] = PackedLinear(child)
-                setattr(parent, name, packed[child])
+                places.setdefault(id(child), []).append((parent, name))
+    for (first, name), *others in places.values():
+        packed = PackedLinear(first.get_submodule(name))  # type: ignore[arg-type]
+        for parent, name in ((first, name), *others):
+            setattr(parent, name, packed)
