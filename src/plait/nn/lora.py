@@ -1,0 +1,88 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on linear layers, also on some of several that are one product."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plait.errors import ConfigError, InputError
+
+
+class LoRA(nn.Module):
+    """linear(x) + alpha / rank * up(down(dropout(x))), the linear layer frozen; at first the linear layer alone.
+
+    Args:
+        linear: the layer.
+        rank: r.
+        alpha: the scale, times r.
+        dropout: on the adapters' input alone.
+        parts: how many layers of equal width `linear` is, one after the other in its rows: 3 for queries, keys, values.
+        on: which of them have an adapter, each one of its own.
+
+    Raises:
+        ConfigError: rows that do not divide into parts, or a part that is not there.
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        parts: int = 1,
+        on: tuple[int, ...] = (0,),
+    ) -> None:
+        super().__init__()
+        rows, columns = linear.weight.shape
+        if rows % parts:
+            raise ConfigError(f"{rows} rows do not divide into {parts} parts: give a number that does")
+        if not on or not set(on) <= set(range(parts)):
+            raise ConfigError(f"adapters on parts {on} of {parts}: give numbers from 0 to {parts - 1}")
+        self.linear = linear.requires_grad_(False)
+        self.scale = alpha / rank
+        self.parts = parts
+        self.on = on
+        self.dropout = nn.Dropout(dropout)
+        self.down = nn.Parameter(linear.weight.new_empty(len(on), rank, columns))  # (n, r, i)
+        self.up = nn.Parameter(linear.weight.new_zeros(len(on), rows // parts, rank))  # (n, o, r)
+        nn.init.kaiming_uniform_(self.down.view(-1, columns), a=5**0.5)
+
+    def forward(self, x: Float[Tensor, "*any i"]) -> Float[Tensor, "*any o"]:
+        """The layer with its adapters."""
+        out: Tensor = self.linear(x)
+        x = self.dropout(x)
+        added = self.scale * torch.einsum("...i,nri,nor->...no", x, self.down, self.up)
+        whole = out.view(*out.shape[:-1], self.parts, -1)
+        index = torch.tensor(self.on, device=out.device)
+        return whole.index_add(-2, index, added.to(out.dtype)).flatten(-2)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """The linear layer with the adapters added to its weight, which can be trained again."""
+        weight = self.linear.weight.view(self.parts, -1, self.linear.in_features)
+        weight[list(self.on)] += self.scale * self.up @ self.down
+        return self.linear.requires_grad_(True)
+
+
+def add(module: nn.Module, names: list[str], rank: int, alpha: float, **settings: object) -> None:
+    """Puts adapters on the linear layers of these names.
+
+    Args:
+        settings: further ones of `LoRA`.
+
+    Raises:
+        InputError: a name that is no linear layer.
+    """
+    for name in names:
+        linear = module.get_submodule(name)
+        if not isinstance(linear, nn.Linear):
+            raise InputError(f"{name} is a {type(linear).__name__}: adapters go on linear layers")
+        module.set_submodule(name, LoRA(linear, rank, alpha, **settings))  # type: ignore[arg-type]
+
+
+def merge(module: nn.Module) -> None:
+    """Adds all adapters within a module to their layers, which then stand alone again."""
+    for name, child in list(module.named_modules()):
+        if isinstance(child, LoRA):
+            module.set_submodule(name, child.merged())

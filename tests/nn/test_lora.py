@@ -1,0 +1,71 @@
+"""Low-rank adapters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from plait.errors import ConfigError, InputError
+from plait.nn.lora import LoRA, add, merge
+
+X = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+
+
+def adapted(**settings: object) -> LoRA:
+    torch.manual_seed(0)
+    lora = LoRA(nn.Linear(8, 12), rank=2, alpha=4.0, **settings)  # type: ignore[arg-type]
+    nn.init.normal_(lora.up)
+    return lora
+
+
+def test_a_new_adapter_changes_nothing() -> None:
+    linear = nn.Linear(8, 12)
+    assert torch.equal(LoRA(linear, 2, 4.0, parts=3, on=(0, 2))(X), linear(X))
+
+
+@pytest.mark.parametrize("on", [(0,), (2,), (0, 2), (2, 0), (0, 1, 2)])
+def test_adapters_add_to_their_parts_alone(on: tuple[int, ...]) -> None:
+    lora = adapted(parts=3, on=on)
+    added = (lora(X) - lora.linear(X)).unflatten(-1, (3, 4))
+    for part in range(3):
+        wanted = torch.zeros(2, 3, 4)
+        if part in on:
+            at = on.index(part)
+            wanted = X @ (2.0 * lora.up[at] @ lora.down[at]).T  # alpha / rank = 2
+        torch.testing.assert_close(added[..., part, :], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_adapters_learn() -> None:
+    lora = adapted()
+    lora(X).sum().backward()
+    assert [name for name, p in lora.named_parameters() if p.grad is not None] == ["down", "up"]
+
+
+def test_dropout_is_on_the_adapters_alone() -> None:
+    lora = adapted(dropout=1.0)
+    assert torch.equal(lora(X), lora.linear(X))
+    assert not torch.equal(lora.eval()(X), lora.linear(X))
+
+
+def test_adapters_are_put_on_and_merged() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4))
+    add(model, ["0", "2"], rank=2, alpha=1.0, parts=2, on=(1,))
+    assert [type(layer) for layer in model] == [LoRA, nn.ReLU, LoRA]
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    before = model(X)
+    merge(model)
+    assert [type(layer) for layer in model] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    torch.testing.assert_close(model(X), before, atol=1e-5, rtol=1e-5)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="12 rows do not divide into 5 parts"):
+        adapted(parts=5)
+    with pytest.raises(ConfigError, match=r"adapters on parts \(3,\) of 3: give numbers from 0 to 2"):
+        adapted(parts=3, on=(3,))
+    with pytest.raises(InputError, match="1 is a ReLU: adapters go on linear layers"):
+        add(nn.Sequential(nn.Linear(8, 12), nn.ReLU()), ["1"], rank=2, alpha=4.0)
