@@ -243,3 +243,62 @@ def test_the_fast_way_leaves_what_is_no_plain_jpeg_to_the_exact_one(monkeypatch:
     assert images.fast_square(save(picture.convert("L"), "JPEG"), 32) is not None
     monkeypatch.setattr(images, "MAX_PIXELS", 64 * 48 - 1)
     assert images.fast_square(whole, 32) is None
+
+
+def test_clip_levels_are_written_where_they_are_wanted() -> None:
+    picture = PIL.Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3))
+    exact = np.asarray(picture).astype(np.float64).transpose(2, 0, 1) / 255
+    exact = (exact - np.reshape(images.CLIP_MEAN, (3, 1, 1))) / np.reshape(images.CLIP_STD, (3, 1, 1))
+    out = np.empty((2, 3, 4, 5), np.float32)
+    assert images.to_clip(picture, out[1]) is not None
+    np.testing.assert_allclose(out[1], exact, rtol=0, atol=5e-7)
+    assert np.array_equal(images.to_clip(picture), out[1])
+
+
+def test_a_squashed_picture_is_whole() -> None:
+    picture = PIL.Image.new("RGB", (40, 10), (0, 0, 0))
+    picture.paste((255, 255, 255), (20, 0, 40, 10))
+    square = np.asarray(images.squash(picture, 8))
+    assert square.shape == (8, 8, 3)
+    assert (square[:, :3] < 20).all() and (square[:, 5:] > 235).all()
+
+
+def test_a_random_part_is_within_its_bounds() -> None:
+    parts = np.array([images._part(120, 90, np.random.default_rng(seed), (0.5, 1.0)) for seed in range(400)])
+    left, top, width, height = parts.T
+    assert (parts >= 0).all() and (left + width <= 120).all() and (top + height <= 90).all()
+    ratio, share = width / height, width * height / (120 * 90)
+    assert ratio.min() >= 0.73 and ratio.max() <= 1.36  # sides are whole pixels
+    assert share.min() >= 0.49
+    assert len(set(map(tuple, parts))) > 300
+    assert left.max() > 20 and top.max() > 15
+
+
+@pytest.mark.parametrize(("size", "wanted"), [((100, 10), (13, 10)), ((10, 100), (10, 13)), ((1, 1), (1, 1))])
+def test_the_middle_of_a_picture_too_long_for_a_random_part(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    left, top, *sides = images._part(*size, np.random.default_rng(0), (0.9, 1.0))
+    assert tuple(sides) == wanted
+    assert (left, top) == ((size[0] - wanted[0]) // 2, (size[1] - wanted[1]) // 2)
+
+
+def test_a_random_part_is_that_of_its_generator() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    first, again, other = (
+        np.asarray(images.crop_and_squash(PIL.Image.fromarray(noise), 16, np.random.default_rng(seed)))
+        for seed in (1, 1, 2)
+    )
+    assert first.shape == (16, 16, 3)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_a_part_as_large_as_the_picture_is_the_picture() -> None:
+    noise = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8))
+
+    class Middle(np.random.Generator):
+        """Draws the largest area, and sides of one length."""
+
+        def uniform(self, low: float, high: float) -> float:  # type: ignore[override]
+            return high if high == 1.0 else 0.0
+
+    part = images.crop_and_squash(noise, 16, Middle(np.random.PCG64(0)))
+    assert np.array_equal(np.asarray(part), np.asarray(images.squash(noise, 16)))

@@ -8,6 +8,7 @@ white; then RGB.
 from __future__ import annotations
 
 import io
+import math
 import threading
 import warnings
 from pathlib import Path
@@ -24,6 +25,11 @@ MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: a quarter of a gigaby
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS: Pillow runs Ghostscript
 _ORIENTATION = 0x0112  # EXIF
 _LEVELS = (np.arange(256, dtype=np.float64) / 255 * 2 - 1).astype(np.float32)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_CLIP_LEVELS = (  # (3, 256), in fp32 as the published programs compute them
+    np.arange(256, dtype=np.float32) / np.float32(255) - np.array(CLIP_MEAN, np.float32)[:, None]
+) / np.array(CLIP_STD, np.float32)[:, None]
 
 
 class _Quiet:
@@ -112,6 +118,19 @@ def to_array(picture: PIL.Image.Image, out: NDArray[np.float32] | None = None) -
     return values
 
 
+def to_clip(picture: PIL.Image.Image, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """(3, h, w) with the mean and deviation of CLIP's training pictures taken out.
+
+    Args:
+        out: where they are written.
+    """
+    out = np.empty((3, picture.height, picture.width), np.float32) if out is None else out
+    planes = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+    for levels, plane, into in zip(_CLIP_LEVELS, planes, out, strict=True):
+        np.take(levels, plane, out=into, mode="clip")
+    return out
+
+
 def from_array(values: NDArray[np.float32]) -> PIL.Image.Image:
     """The picture of (3, h, w) in [-1, 1]: clamped and truncated to 8 bits, as Chameleon's code does."""
     clipped = (np.clip(values, -1, 1) + 1) / 2 * 255
@@ -129,6 +148,24 @@ def resize_and_crop(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
     resized = picture.resize(_sides(width, height, size), PIL.Image.Resampling.LANCZOS)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return resized.crop((left, top, left + size, top + size))
+
+
+def squash(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
+    """size x size with the bicubic filter; the ratio of the sides is not kept (MiniGPT-4)."""
+    return picture.resize((size, size), PIL.Image.Resampling.BICUBIC)
+
+
+def crop_and_squash(
+    picture: PIL.Image.Image, size: int, generator: np.random.Generator, scale: tuple[float, float] = (0.5, 1.0)
+) -> PIL.Image.Image:
+    """`squash` of a random part (MiniGPT-4's first release, in training).
+
+    Its share of the area is uniform within `scale`; the logarithm of its width to height is uniform between those of
+    3/4 and 4/3. A part that does not fit is drawn again, ten times in all; then it is the largest in the middle whose
+    ratio is within these bounds.
+    """
+    left, top, width, height = _part(picture.width, picture.height, generator, scale)
+    return squash(picture.crop((left, top, left + width, top + height)), size)
 
 
 def fast_square(content: bytes, size: int) -> NDArray[np.float32] | None:
@@ -158,6 +195,21 @@ def _sides(width: int, height: int, size: int) -> tuple[int, int]:
     """Width and height when the short side is `size`."""
     scale = size / min(width, height)
     return round(scale * width), round(scale * height)
+
+
+def _part(
+    width: int, height: int, generator: np.random.Generator, scale: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a random part of a picture (see `crop_and_squash`)."""
+    least, most = 3 / 4, 4 / 3
+    for _ in range(10):
+        area = width * height * generator.uniform(*scale)
+        ratio = math.exp(generator.uniform(math.log(least), math.log(most)))
+        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < high <= height:
+            return int(generator.integers(width - wide + 1)), int(generator.integers(height - high + 1)), wide, high
+    wide, high = min(width, round(height * most)), min(height, round(width / least))
+    return (width - wide) // 2, (height - high) // 2, wide, high
 
 
 def _resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.float32]:

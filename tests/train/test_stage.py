@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plait.config import from_plain, override, to_plain
 from plait.data.packs import Data
 from plait.document import Document
 from plait.errors import ConfigError
 from plait.objectives.tokens import NextToken
-from plait.train.stage import Optimiser, Schedule, Stage, Update
+from plait.train.stage import EpochSchedule, Optimiser, Schedule, Stage, Update
 
 STAGE = Stage(
     name="stage",
@@ -22,7 +23,7 @@ STAGE = Stage(
 )
 
 
-def factors(schedule: Schedule, steps: int) -> list[float]:
+def factors(schedule: Schedule | EpochSchedule, steps: int) -> list[float]:
     return [schedule.factor(step, steps) for step in range(steps + 1)]
 
 
@@ -46,6 +47,25 @@ def test_a_cosine_falls_slowly_at_both_ends() -> None:
 
 def test_a_warm_up_may_be_longer_than_the_stage() -> None:
     assert factors(Schedule(warmup=30), 2) == pytest.approx([1 / 30, 2 / 30, 3 / 30])
+
+
+def test_a_warm_up_may_begin_anew_with_each_epoch() -> None:
+    schedule = EpochSchedule(epoch=2, warmup=5, start=0.5, final=0.1)
+    cosine = [0.1 + 0.9 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(9)]
+    assert factors(schedule, 8) == pytest.approx([0.5, 0.6, 0.5, 0.6, 0.5, *cosine[5:]])
+
+
+def test_a_cosine_over_epochs_needs_no_warm_up() -> None:
+    assert factors(EpochSchedule(epoch=2), 4) == pytest.approx(factors(Schedule(shape="cosine"), 4))
+    with pytest.raises(ConfigError, match="an epoch of 0 steps: it must have at least 1"):
+        EpochSchedule(epoch=0)
+
+
+@pytest.mark.parametrize("schedule", [Schedule(warmup=3), EpochSchedule(epoch=5, warmup=3)])
+def test_a_schedule_is_data(schedule: Schedule | EpochSchedule) -> None:
+    plain = to_plain(replace(STAGE, schedule=schedule))["schedule"]
+    assert from_plain(Schedule | EpochSchedule, plain) == schedule
+    assert override(replace(STAGE, schedule=schedule), ["schedule.warmup=7"]).schedule.warmup == 7
 
 
 @given(

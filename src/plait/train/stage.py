@@ -79,6 +79,34 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpochSchedule:
+    """A linear warm-up that counts the steps within an epoch, and a cosine that counts those of the whole stage.
+
+    The oddity of LAVIS, and of what was trained with it (BLIP-2, MiniGPT-4): until `warmup` steps are done, the rate
+    begins anew with each epoch; then it jumps to where a cosine without a warm-up would be.
+    """
+
+    epoch: int
+    """Steps of an epoch."""
+    warmup: int = 0
+    """Steps."""
+    start: float = 0.0
+    """The factor at the first step of the warm-up."""
+    final: float = 0.0
+    """The factor at the end."""
+
+    def __post_init__(self) -> None:
+        if self.epoch < 1:
+            raise ConfigError(f"an epoch of {self.epoch} steps: it must have at least 1")
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor at `step` of `steps`, from 0."""
+        if step < self.warmup:
+            return self.start + (1 - self.start) * (step % self.epoch) / self.warmup
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class Update:
     """One kind of step: an objective and the optimisers that follow it. A stage takes its updates in turn."""
 
@@ -101,7 +129,7 @@ class Stage:
     data: Data
     updates: tuple[Update, ...]
     steps: int
-    schedule: Schedule = Schedule()
+    schedule: Schedule | EpochSchedule = Schedule()
     companions: Mapping[str, Callable[[Any], nn.Module]] = field(default_factory=dict)
     """Modules that take part but are no part of the system: made from it as the stage begins, saved with the state."""
     before: tuple[Callable[[Any], None], ...] = ()
