@@ -11,10 +11,13 @@ PlaitError
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What an OSError says where there is no room to write: on the disk, in a quota, in one file."""
+
+_SHOWN = 3  # names that a message lists
 
 
 class PlaitError(Exception):
@@ -54,3 +57,9 @@ def hint(name: str, names: Iterable[str]) -> str:
     names = list(names)
     near = difflib.get_close_matches(name, names, 1)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+
+
+def listed(names: Collection[str], before: str = "") -> str:
+    """For the message about several names: the first three, behind `before`, and how many more; "" where none are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return before + ", ".join(islice(names, _SHOWN)) + more if names else ""

@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from plait.errors import InputError
 from plait.nn import attention
-from plait.nn.attention import PLAIN, Attend, KVCache, Score, SelfAttention, Visibility
+from plait.nn.attention import PLAIN, Attend, CrossAttention, KVCache, Score, SelfAttention, Visibility, whole
 from plait.nn.blocks import MLP, Block, Decoder
 from plait.nn.positions import NoRotation, RelativeBias, Rotary, SinusoidalPositions, XPos
 
@@ -217,6 +217,27 @@ def test_gradients_of_a_pack_are_those_of_its_documents() -> None:
         decoder(x, torch.arange(n)[None], lambda layer, one=one: one.attend).backward(g)
     for name, p in decoder.named_parameters():
         torch.testing.assert_close(together[name], p.grad, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_whole_sees_all_or_what_is_left() -> None:
+    q, k, v = torch.randn(3, 2, 5, 2, 4, generator=torch.Generator().manual_seed(0)).unbind(0)  # (b, t, h, d) each
+    seen = torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+    seen[..., 0] = True
+    for mask in (None, seen, seen[:, :1]):  # the last: keys left out for all queries alike
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / 2
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], -torch.inf)
+        torch.testing.assert_close(whole(mask)(q, k, v), torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v))
+
+
+def test_attention_to_another_sequence() -> None:
+    attention = CrossAttention(8, 6, 2, bias=True)
+    x, source = torch.randn(2, 3, 8), torch.randn(2, 5, 6)
+    q, (k, v) = attention.q(x), attention.kv(source).chunk(2, dim=-1)
+    heads = [(q[..., a:b] @ k[..., a:b].mT / 2).softmax(-1) @ v[..., a:b] for a, b in ((0, 4), (4, 8))]
+    torch.testing.assert_close(attention(x, source, whole()), attention.out(torch.cat(heads, dim=-1)))
+    with pytest.raises(InputError, match="width 9 does not divide into 2 heads"):
+        CrossAttention(9, 6, 2)
 
 
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:

@@ -31,14 +31,13 @@ from torch.overrides import TorchFunctionMode
 
 from plait.checkpoints.outside import code_of, fingerprint, from_file
 from plait.config import from_plain, to_plain
-from plait.errors import CheckpointError, ConfigError
+from plait.errors import CheckpointError, ConfigError, listed
 from plait.systems.base import System
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"step-(\d+)")
-_SHOWN = 3  # names of tensors that an error lists
 
 
 def save(
@@ -248,7 +247,7 @@ def _fill(
     hollow = [name for name, tensor in (*system.named_parameters(), *system.named_buffers()) if tensor.is_meta]
     if hollow:
         raise CheckpointError(
-            f"{type(system).__name__}: {_listed(hollow)} is in no file and was not computed: "
+            f"{type(system).__name__}: {listed(hollow)} is in no file and was not computed: "
             "register it as persistent, or compute it without torch.empty"
         )
 
@@ -258,8 +257,8 @@ def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[
     unexpected = sorted(found.keys() - expected.keys())
     if missing or unexpected:
         raise CheckpointError(
-            f"{path}: {len(missing)} tensors missing{_listed(missing, ': ')}, {len(unexpected)} not expected"
-            f"{_listed(unexpected, ': ')}; the weights are of another configuration or version"
+            f"{path}: {len(missing)} tensors missing{listed(missing, ': ')}, {len(unexpected)} not expected"
+            f"{listed(unexpected, ': ')}; the weights are of another configuration or version"
         )
     for name, shape in expected.items():
         if shape != found[name]:
@@ -267,11 +266,6 @@ def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[
                 f"{path}: {name} has the shape {list(found[name])} but the configuration gives {list(shape)}: "
                 "use the configuration that it was saved with"
             )
-
-
-def _listed(names: list[str], before: str = "") -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return before + ", ".join(names[:_SHOWN]) + more if names else ""
 
 
 def _describe(system: System, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -285,7 +279,7 @@ def _describe(system: System, digests: Mapping[str, str]) -> dict[str, dict[str,
         fingerprint = hashlib.sha256("\n".join(digests[key] for key in own).encode()).hexdigest()
         described[name] = {"parameters": part.parameters, "fingerprint": fingerprint, "licence": part.licence}
     if rest:
-        raise CheckpointError(f"{len(rest)} tensors of no part: {_listed(sorted(rest))}; put them into a part's module")
+        raise CheckpointError(f"{len(rest)} tensors of no part: {listed(sorted(rest))}; put them into a part's module")
     return described
 
 

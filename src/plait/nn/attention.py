@@ -1,4 +1,4 @@
-"""Attention: one module, and the two ways in which elements see each other.
+"""Attention: to the own sequence and to another, and the ways in which elements see each other.
 
 A module does not know how a batch is packed or cached: it is given an `Attend`, a function of (q, k, v).
 
@@ -6,9 +6,10 @@ A module does not know how a batch is packed or cached: it is given an `Attend`,
   own whole span. On a CPU the sequences of similar length are gathered and run through scaled-dot-product attention
   together, so no element attends to another sequence's; on a GPU one FlexAttention kernel skips them.
 * `KVCache.attend(layer)`: new elements see all that the cache holds of their row, and all of their own whole span.
+* `whole(seen)`: everything sees everything, or what a mask leaves: towers over pictures, queries, short texts.
 
-Both take a `Score` where it is not the usual one: another scale, or a bias for distances. It belongs to the `Attend`,
-not to a layer's module, so the layers of a stack share one.
+The first two take a `Score` where it is not the usual one: another scale, or a bias for distances. It belongs to the
+`Attend`, not to a layer's module, so the layers of a stack share one.
 """
 
 from __future__ import annotations
@@ -79,6 +80,42 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (b, t, 3, h, d)
         q, k = self.rotation(qkv[:, :, :2], position).unbind(2)
         return self.out(attend(q, k, qkv[:, :, 2]).flatten(-2))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention to another sequence: out(softmax(q k^T / sqrt(d)) v), k and v from the `source`."""
+
+    def __init__(self, width: int, source_width: int, heads: int, bias: bool = False) -> None:
+        super().__init__()
+        if width % heads:
+            raise InputError(f"width {width} does not divide into {heads} heads")
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(source_width, 2 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+
+    def forward(
+        self, x: Float[Tensor, "b t c"], source: Float[Tensor, "b s e"], attend: Attend
+    ) -> Float[Tensor, "b t c"]:
+        """Every element gathers from those of the source that `attend` lets it see."""
+        q = self.q(x).unflatten(-1, (self.heads, -1))  # (b, t, h, d)
+        k, v = self.kv(source).unflatten(-1, (2, self.heads, -1)).unbind(2)  # (b, s, h, d) each
+        return self.out(attend(q, k, v).flatten(-2))
+
+
+def whole(seen: Bool[Tensor, "b _ k"] | None = None) -> Attend:
+    """Everything sees everything, or what `seen` leaves of it: each query must keep a key, or it becomes NaN.
+
+    Args:
+        seen: whether a query sees a key; one row for all queries where only keys are left out.
+    """
+    mask = None if seen is None else seen[:, None]  # (b, 1, q or 1, k)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+    return run
 
 
 class Visibility:

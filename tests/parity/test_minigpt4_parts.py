@@ -1,0 +1,382 @@
+"""MiniGPT-4's tower, Q-Former and key tables against the original program's numbers and published keys."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from plait.checkpoints.keymap import KeyMap
+from plait.checkpoints.minigpt4 import ASSEMBLED, BLIP2_STAGE1_FILE, LANGUAGE_FILE, table_of
+from plait.nn.attention import SelfAttention
+from plait.nn.blocks import Block, Decoder, GatedMLP
+from plait.nn.norms import RMSNorm
+from plait.nn.positions import NoRotation
+from plait.nn.qformer import BLIP2_QFORMER, BLIP2_TEXT, Memory, QFormer, QFormerConfig, QFormerHeads, TextConfig
+from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, resize_positions
+
+FOLDER = Path(os.environ.get("PLAIT_GOLDENS", Path(__file__).parents[1] / "goldens")) / "minigpt4" / "tiny"
+CONFIG = json.loads((FOLDER / "config.json").read_text())
+CASES = {c["name"]: c for c in json.loads((FOLDER / "cases.json").read_text())["cases"]}
+PUBLISHED = json.loads((Path(__file__).parents[1] / "goldens/minigpt4/published.json").read_text())["files"]
+MODULES, LOSSES = 5e-6, 2e-6  # the tolerances of the goldens' README
+
+
+def vit_config() -> VITConfig:
+    sizes = CONFIG["vit"]
+    assert sizes["qkv_bias"]
+    assert sizes["mlp_hidden"] == int(sizes["embed_dim"] * sizes["mlp_ratio"])
+    return VITConfig(
+        image_size=sizes["img_size"],
+        patch=sizes["patch_size"],
+        width=sizes["embed_dim"],
+        depth=sizes["depth"],
+        heads=sizes["num_heads"],
+        hidden=sizes["mlp_hidden"],
+        eps=sizes["layer_norm_eps"],
+    )
+
+
+def qformer_config(text: bool = False) -> QFormerConfig:
+    sizes = CONFIG["qformer"]
+    assert sizes["hidden_act"] == "gelu"
+    assert sizes["query_length"] == CONFIG["num_query_token"]
+    branch = TextConfig(vocabulary=sizes["vocab_size"], positions=sizes["max_position_embeddings"])
+    return QFormerConfig(
+        width=sizes["hidden_size"],
+        depth=sizes["num_hidden_layers"],
+        heads=sizes["num_attention_heads"],
+        hidden=sizes["intermediate_size"],
+        queries=CONFIG["num_query_token"],
+        image_width=sizes["encoder_width"],
+        cross_every=sizes["cross_attention_freq"],
+        text=branch if text else None,
+        eps=sizes["layer_norm_eps"],
+    )
+
+
+class Language(nn.Module):
+    """The weights of a LLaMA; that it computes what LLaMA does is tested elsewhere."""
+
+    def __init__(self, vocabulary: int, width: int, depth: int, heads: int, hidden: int) -> None:
+        super().__init__()
+
+        def block() -> Block:
+            attention, mlp = SelfAttention(width, heads, NoRotation()), GatedMLP(width, hidden, nn.SiLU())
+            return Block(RMSNorm(width), attention, RMSNorm(width), mlp)
+
+        self.embed = nn.Embedding(vocabulary, width)
+        self.decoder = Decoder([block() for _ in range(depth)], RMSNorm(width))
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+
+class Parts(nn.Module):
+    """MiniGPT-4's parts by the names of the tables; with `text` also the heads of BLIP-2's first stage."""
+
+    def __init__(
+        self,
+        vit: VITConfig,
+        qformer: QFormerConfig,
+        language: Language,
+        projection: nn.Linear,
+        shared: int,
+        vision_norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.vision = eva_vit(vit, nn.Identity())
+        self.vision_norm = nn.LayerNorm(vit.width, eps=vision_norm_eps)
+        self.qformer = QFormer(qformer)
+        if qformer.text:
+            self.heads = QFormerHeads(qformer, shared)
+        self.projection = projection
+        self.language = language
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """(b, 3, y, x) -> (b, m, e)."""
+        return self.vision_norm(self.vision(pixels))
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def tiny(text: bool = False) -> Parts:
+    sizes = CONFIG["llama"]
+    language = Language(
+        sizes["vocab_size"],
+        sizes["hidden_size"],
+        sizes["num_hidden_layers"],
+        sizes["num_attention_heads"],
+        sizes["intermediate_size"],
+    )
+    qformer = qformer_config(text)
+    projection = nn.Linear(qformer.width, sizes["hidden_size"])
+    return Parts(
+        vit_config(), qformer, language, projection, CONFIG["blip2_embed_dim"], CONFIG["vit"]["ln_vision_eps"]
+    ).eval()
+
+
+def released() -> dict[str, Tensor]:
+    return load_file(FOLDER / "weights.safetensors")
+
+
+def blip2_weights() -> dict[str, Tensor]:
+    """Of the first stage; its tower and the norm behind it are those of MiniGPT-4."""
+    extra = load_file(FOLDER / "weights_extra.safetensors")
+    own = {key.removeprefix("blip2."): tensor for key, tensor in extra.items() if key.startswith("blip2.")}
+    return own | {key: tensor for key, tensor in released().items() if key.startswith("ln_vision.")}
+
+
+@pytest.fixture(scope="module")
+def model() -> Parts:
+    parts = tiny()
+    parts.load_state_dict(dict(ASSEMBLED.read(released().items(), shapes(parts))))
+    return parts
+
+
+@pytest.fixture(scope="module")
+def blip2() -> Parts:
+    parts = tiny(text=True)
+    wanted = shapes(parts)
+    own = dict(BLIP2_STAGE1_FILE.read(blip2_weights().items(), wanted))
+    tower = {key: tensor for key, tensor in released().items() if key.startswith("visual_encoder.")}
+    seen = {name: shape for name, shape in wanted.items() if name.startswith("vision.")}
+    parts.load_state_dict(own | dict(ASSEMBLED.read(tower.items(), seen)), strict=False)
+    return parts
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    return load_file(FOLDER / "cases.safetensors")
+
+
+class Golden:
+    """The tensors of one case by their short names; "weights:KEY" is one of the program's weights."""
+
+    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self.settings = CASES[name]["settings"]
+        self.given = {short: _find(full, tensors) for short, full in CASES[name]["inputs"].items()}
+        self.wanted = {short: tensors[full] for short, full in CASES[name]["outputs"].items()}
+
+
+def _find(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    file, _, key = name.rpartition(":")
+    return released()[key] if file == "weights" else tensors[name]
+
+
+def assert_near(value: Tensor, golden: Tensor, tolerance: float = MODULES) -> None:
+    assert value.shape == golden.shape
+    error = (value.detach() - golden).abs().max() / golden.abs().max()
+    assert error <= tolerance, f"error {error:.2e} above {tolerance:.0e}"
+
+
+def outputs(modules: list[nn.Module], run: Callable[[], Any]) -> list[Tensor]:
+    """What each of the modules gives in a run."""
+    seen: list[Tensor] = []
+    hooks = [module.register_forward_hook(lambda module, given, made: seen.append(made)) for module in modules]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def vit(model: Parts, golden: Golden) -> None:
+    blocks = list(model.vision.blocks)
+    made: list[Tensor] = []
+    first, last = outputs([blocks[0], blocks[-1]], lambda: made.append(model.vision(golden.given["pixels"])))
+    assert torch.equal(made[0], last)  # no norm behind the last block
+    assert_near(first, golden.wanted["block_first"])
+    assert_near(last, golden.wanted["block_last"])
+    assert_near(model.vision_norm(last), golden.wanted["ln_vision"])
+
+
+def norm_eps(model: Parts, golden: Golden) -> None:
+    ours = ASSEMBLED.report({key: tuple(t.shape) for key, t in released().items()}, shapes(model)).mapped
+    for name in ("vit", "ln_vision", "qformer"):
+        module = model.get_submodule(ours[golden.settings["modules"][name] + ".weight"].removesuffix(".weight"))
+        assert_near(module(golden.given[name]), golden.wanted[name])
+
+
+def pos_embed_interpolation(model: Parts, golden: Golden) -> None:
+    positions, side = golden.given["pos_embed"], golden.settings["to_grid"]
+    assert positions.shape[1] == 1 + golden.settings["from_grid"] ** 2
+    assert torch.equal(model.vision.positions, positions)
+    assert_near(resize_positions(positions, side, side), golden.wanted["pos_embed"])
+
+
+def qformer(model: Parts, golden: Golden) -> None:
+    former, image = model.qformer, golden.given["image_embeds"]
+    assert [i for i, block in enumerate(former.blocks) if block.cross] == golden.settings["cross_attention_layers"]
+    hidden = outputs([former.norm, *former.blocks], lambda: former(image))
+    for i, value in enumerate(hidden):
+        assert_near(value, golden.wanted[f"hidden_{i}"])
+    assert f"hidden_{len(hidden)}" not in golden.wanted
+    assert_near(former(image), golden.wanted["last_hidden_state"])
+
+
+def qformer_masked(model: Parts, golden: Golden) -> None:
+    real = golden.given["encoder_attention_mask"].bool()
+    assert not real.all()
+    assert_near(model.qformer(golden.given["image_embeds"], real), golden.wanted["last_hidden_state"])
+
+
+def encode_img(model: Parts, golden: Golden) -> None:
+    made = model.projection(model.qformer(model.see(golden.given["pixels"])))
+    assert_near(made, golden.wanted["embeds"])
+    assert golden.wanted["atts"].shape == made.shape[:2] and bool(golden.wanted["atts"].all())
+
+
+CHECKS = {
+    "vit": vit,
+    "norm_eps": norm_eps,
+    "pos_embed_interpolation": pos_embed_interpolation,
+    "qformer": qformer,
+    "qformer_masked": qformer_masked,
+    "encode_img": encode_img,
+}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name in CHECKS])
+def test_case(name: str, model: Parts, tensors: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        CHECKS[name](model, Golden(name, tensors))
+
+
+def blip2_features(model: Parts, golden: Golden) -> None:
+    wanted, ids, real = golden.wanted, golden.given["text_ids"], golden.given["text_mask"].bool()
+    image = model.see(golden.given["pixels"])
+    memory = Memory()
+    queries = model.qformer(image, attend=memory.keep)
+    assert_near(queries, wanted["image_queries"])
+    features = model.heads.image_features(queries)
+    assert_near(features, wanted["image_feats"])
+
+    text = model.qformer.read_text(ids, real)
+    assert_near(text[real], wanted["text_hidden"][real])
+    words = model.heads.text_features(text)
+    assert_near(words[real], wanted["text_feats_all"][real])
+    assert_near(words[:, 0], wanted["text_feat"])
+
+    similarity = model.heads.similarity(features, words[:, 0])
+    assert_near(similarity, wanted["sim_i2t"])
+    assert_near(similarity.T, wanted["sim_t2i"])
+    pairs = torch.arange(len(ids))
+    loss = sum(nn.functional.cross_entropy(rows, pairs, label_smoothing=0.1) for rows in (similarity, similarity.T)) / 2
+    assert isinstance(loss, Tensor)
+    assert_near(loss, wanted["loss_itc"], LOSSES)
+
+    both = model.qformer.read_both(image, ids, real)[:, : model.qformer.config.queries]
+    assert_near(both, wanted["multimodal_queries"])
+    assert_near(model.heads.match(both), wanted["itm_logits"])
+
+    given = ids.clone()
+    given[:, 0] = golden.settings["decoder_bos"]
+    table = model.qformer.text.words.weight
+    logits = model.heads.captioning(model.qformer.continue_text(given, real, memory), table)
+    assert_near(logits[real], wanted["lm_logits"][real])
+    labels = ids[:, 1:].masked_fill(~real[:, 1:], -100)
+    loss = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels, label_smoothing=0.1)
+    assert_near(loss, wanted["loss_lm"], LOSSES)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("blip2_")])
+def test_blip2(name: str, blip2: Parts, tensors: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        blip2_features(blip2, Golden(name, tensors))
+
+
+def test_constants_that_no_tolerance_separates(model: Parts) -> None:
+    assert (EVA_VIT_G.eps, BLIP2_QFORMER.eps, BLIP2_QFORMER.cross_every) == (1e-6, 1e-12, 2)
+    norms = {"vision": vit_config().eps, "vision_norm": CONFIG["vit"]["ln_vision_eps"], "qformer": qformer_config().eps}
+    for name, eps in norms.items():
+        assert {part.eps for part in model.get_submodule(name).modules() if isinstance(part, nn.LayerNorm)} == {eps}
+    for block in model.vision.blocks:
+        assert not block.attention.qkv.bias.chunk(3)[1].any()  # keys have no bias
+
+
+def round_trip(table: KeyMap, weights: dict[str, Tensor], parts: Parts) -> None:
+    """Imported and exported again, nothing but what is ignored is lost, and no bit is changed."""
+    wanted = {name: shape for name, shape in shapes(parts).items() if table.published(name)}
+    report = table.report({key: tuple(tensor.shape) for key, tensor in weights.items()}, wanted)
+    assert (report.missing, report.unexpected, report.misshapen) == ([], [], {})
+    written = dict(table.write(table.read(weights.items(), wanted)))
+    kept = {key: tensor for key, tensor in weights.items() if key not in report.ignored}
+    assert kept.keys() <= written.keys()
+    assert all(torch.equal(written[key], tensor) for key, tensor in kept.items())
+    assert all(report.ignored[key].startswith("repeats ") for key in written.keys() - kept.keys() if key in weights)
+
+
+def test_weights_come_back() -> None:
+    round_trip(ASSEMBLED, released(), tiny())
+    round_trip(BLIP2_STAGE1_FILE, blip2_weights(), tiny(text=True))
+
+
+def full_size(text: bool, projection: tuple[int, int]) -> Parts:
+    """As published; Vicuna is the smaller one, whatever the projection leads to."""
+    qformer = QFormerConfig(**{**vars(BLIP2_QFORMER), "text": BLIP2_TEXT if text else None})
+    with torch.device("meta"):
+        return Parts(EVA_VIT_G, qformer, Language(32_000, 4096, 32, 32, 11_008), nn.Linear(*projection), 256)
+
+
+def projection_of(variant: str) -> tuple[int, int]:
+    """Four neighbouring patches or a query -> LLaMA."""
+    return 4 * 1408 if "llama2" in variant else 768, 5120 if "13B" in variant else 4096
+
+
+# MiniGPT-v2's file holds adapters, for which there is no table.
+FILES = {file["variant"]: file for file in PUBLISHED if not any("lora_" in key for key in file["keys"])}
+
+
+@pytest.mark.parametrize("variant", FILES)
+def test_published_files(variant: str) -> None:
+    found = {key: tuple(shape) for key, (shape, _) in FILES[variant]["keys"].items()}
+    optional = dict.fromkeys(FILES[variant]["optional"], ())
+    parts = full_size("itm_head.weight" in found, projection_of(variant))
+    table = table_of(found, EVA_VIT_G.depth)
+    report = table.report(found | optional, shapes(parts))
+    assert (report.missing, report.unexpected, report.misshapen) == ([], [], {})
+    assert all(report.ignored.values()) and optional.keys() <= report.ignored.keys()
+    taken = {name: tensor for name, tensor in parts.state_dict().items() if table.published(name)}
+    assert set(report.mapped.values()) == taken.keys()
+    sources = [key for name in taken for key in table.published(name) or () if key is not None]
+    assert sorted(sources) == sorted(report.mapped)  # each tensor is taken once
+    written = {key: tuple(tensor.shape) for key, tensor in table.write(taken.items())}
+    repeats = {key for key, reason in report.ignored.items() if reason.startswith("repeats ")}
+    assert written == {key: found[key] for key in report.mapped.keys() | repeats}
+    given_up = {key for key in found if key not in written}
+    assert all(".inv_freq" in key or ".position_ids" in key or "t5_proj." in key for key in given_up)
+
+
+def test_files_together_fill_the_model() -> None:
+    parts = full_size(text=False, projection=(768, 4096))
+    files = [
+        file
+        for file in FILES.values()
+        if file["variant"].startswith(("pretrained_minigpt4_7B", "blip2_pretrained_f", "eva"))
+    ]
+    assert len(files) == 3
+    tables = [table_of(file["keys"], EVA_VIT_G.depth) for file in files] + [LANGUAGE_FILE]
+    for name in shapes(parts):
+        assert sum(table.published(name) is not None for table in tables) == 1, name
+    together = next(file["keys"] for file in PUBLISHED if file["file"] is None)
+    hugging = {key.removeprefix("llama_model."): () for key in together if key.startswith("llama_model.")}
+    report = table_of(hugging, EVA_VIT_G.depth).report(hugging, shapes(parts))
+    assert (report.missing, report.unexpected) == ([], [])
+
+
+def test_a_tower_with_its_last_block() -> None:
+    """The file is likely to hold 40 blocks, of which 39 are run."""
+    found = {key: tuple(shape) for key, (shape, _) in FILES["eva_vit_g.pth (ViT source)"]["keys"].items()}
+    last = EVA_VIT_G.depth - 1
+    extra = {key.replace(f"blocks.{last}.", f"blocks.{last + 1}."): () for key in found if f"blocks.{last}." in key}
+    extra |= dict.fromkeys(("norm.weight", "norm.bias", "head.weight", "head.bias", "mask_token"), ())
+    report = table_of(found, EVA_VIT_G.depth).report(found | extra, shapes(full_size(False, (768, 4096))))
+    assert (report.missing, report.unexpected, report.misshapen) == ([], [], {})
+    assert report.ignored.keys() == extra.keys() and all(report.ignored.values())
