@@ -318,6 +318,10 @@ def test_codes_fill_the_places_of_their_pictures() -> None:
     batch = collator()([[Sequence(tuple(spans))]], shift=False)
     filled = batch.filled({"one": torch.tensor([[50, 51]]), "two": torch.tensor([[60, 61]])})
     assert filled.tolist() == [[7, 50, 51, 8, 60, 61, 50]]
+    table = torch.nn.Embedding.from_pretrained(torch.arange(10.0)[:, None].double())
+    vectors = {"one": torch.tensor([[[0.5], [0.25]]]), "two": torch.tensor([[[-1.0], [-2.0]]])}
+    embedded = batch.embedded(table, vectors)
+    assert embedded.dtype == torch.float64 and embedded.flatten().tolist() == [7, 0.5, 0.25, 8, -1, -2, 0.5]
     assert batch.ids.tolist() == [[7, 0, 0, 8, 0, 0, 0]]
     assert batch.targets["code"].weight.tolist() == [1, 1, 0.5, 0.5, 1]
     assert picture("one", a, 2, weight=0).targets == ()

@@ -258,6 +258,14 @@ class Batch:
             ids = ids.index_put((slots.at,), codes[reader][slots.image, slots.offset])
         return ids.view_as(self.ids)
 
+    def embedded(self, table: Callable[[Tensor], Tensor], vectors: Mapping[str, Tensor]) -> Tensor:
+        """(b, t, c): ids by a table, and the vectors (m, n, c) of each reader's pictures where these stand."""
+        x = table(self.ids)
+        flat = x.flatten(0, 1)  # (b * t, c)
+        for reader, slots in self.slots.items():
+            flat = flat.index_put((slots.at,), vectors[reader][slots.image, slots.offset].to(x.dtype))
+        return flat.view_as(x)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
 

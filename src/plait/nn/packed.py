@@ -57,7 +57,7 @@ def pack(module: nn.Module) -> None:
         for name, child in parent.named_children():
             if type(child) is nn.Linear and child.weight.is_cpu and child.weight.dtype in dtypes:
                 places.setdefault(id(child), []).append((parent, name))
-    for (first, name), *others in places.values():
-        packed = PackedLinear(first.get_submodule(name))  # type: ignore[arg-type]
-        for parent, name in ((first, name), *others):
+    for found in places.values():
+        packed = PackedLinear(found[0][0].get_submodule(found[0][1]))  # type: ignore[arg-type]
+        for parent, name in found:
             setattr(parent, name, packed)
