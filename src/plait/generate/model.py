@@ -36,18 +36,22 @@ class Overrides(TypedDict, total=False):
     max_images: int
     guidance: float
     temperature: float
+    top_k: int | None
     top_p: float
+    repetition_penalty: float
+    no_repeat_ngram: int
+    min_new_tokens: int
     image_temperature: float
+    image_top_k: int | None
     image_top_p: float
     seed: int
+    stop: tuple[str | tuple[int, ...], ...]
+    said: tuple[int, ...]
 
 
-_SAMPLING = {
-    "temperature": ("text", "temperature"),
-    "top_p": ("text", "top_p"),
-    "image_temperature": ("image", "temperature"),
-    "image_top_p": ("image", "top_p"),
-}
+_OF_TEXT = ("temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram", "min_new_tokens")
+_OF_IMAGES = ("temperature", "top_k", "top_p")
+_SAMPLING = {name: ("text", name) for name in _OF_TEXT} | {f"image_{name}": ("image", name) for name in _OF_IMAGES}
 
 
 class Model:
@@ -84,8 +88,8 @@ class Model:
 
         Args:
             settings: see `Settings`; text is greedy unless a temperature is given.
-            overrides: `max_new_tokens`, `max_images`, `guidance`, `temperature` and `top_p` of text,
-                `image_temperature` and `image_top_p` of pictures, `seed`.
+            overrides: the names of `Settings` but `text` and `image`; those of `Sampling` for text;
+                `image_temperature`, `image_top_k` and `image_top_p` for pictures.
 
         Raises:
             DocumentError, ImageError: a document cannot be laid out or read.
