@@ -261,14 +261,14 @@ def _builder(system: str) -> Callable[[str], System]:
 
 def _settings(settings: Settings | None, overrides: Overrides) -> Settings:
     plain: dict[str, Any] = {}
-    sampling: dict[str, dict[str, float]] = {}
+    sampling: dict[str, dict[str, Any]] = {}
     known = {field.name for field in dataclasses.fields(Settings)} - {"text", "image"} | _SAMPLING.keys()
     for name, value in overrides.items():
         if name not in known:
             raise ConfigError(f"no setting {name!r}; {hint(name, sorted(known))}")
         if name in _SAMPLING:
             kind, field = _SAMPLING[name]
-            sampling.setdefault(kind, {})[field] = value  # type: ignore[assignment]
+            sampling.setdefault(kind, {})[field] = value
         else:
             plain[name] = value
     settings = settings or Settings()

@@ -61,7 +61,7 @@ def repeated(said: Int[Tensor, "n t"], size: Int[Tensor, " n"], vocabulary: int)
     """
     t = said.shape[1]
     barred = torch.zeros(len(said), vocabulary, dtype=torch.bool, device=said.device)
-    for one in size.unique().tolist():
+    for one in set(size.tolist()):
         if 0 < one <= t:
             windows = said.unfold(1, one, 1)  # (n, t - one + 1, one)
             same = (windows[..., :-1] == said[:, None, t - one + 1 :]).all(-1) & (windows[..., 0] >= 0)
@@ -152,6 +152,20 @@ def keep_top_p(probabilities: Float[Tensor, "n v"], top_p: Float[Tensor, " n"], 
     return probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0.0)
 
 
+def distribution(
+    logits: Float[Tensor, "n v"],
+    temperature: Float[Tensor, " n"],
+    top_p: Float[Tensor, " n"],
+    top_k: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, "n v"]:
+    """What is drawn from, up to its sum: the softmax after temperature (above 0), top-k and top-p, in this order."""
+    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature[:, None]
+    if top_k is not None:
+        scaled = keep_top_k(scaled, top_k)
+    probabilities = scaled.softmax(-1)
+    return keep_top_p(probabilities, top_p) if bool((top_p < 1).any()) else probabilities
+
+
 def draw(
     logits: Float[Tensor, "n v"],
     allowed: Bool[Tensor, "n v"],
@@ -162,23 +176,18 @@ def draw(
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """Ids and their log-probabilities under what they are drawn from.
 
-    In this order: restriction to `allowed`, temperature, top-k, top-p, then the inverse of the cumulated distribution
-    at `uniform`: the first id, in the order of ids, whose cumulated probability exceeds it.
+    The likeliest of those allowed where the temperature is 0; else, in `distribution`, the inverse of the cumulated
+    one at `uniform`: the first id, in the order of ids, whose cumulated probability exceeds it.
     """
     logits = torch.where(allowed, logits.float(), -torch.inf)
     greedy = temperature == 0
-    top, best = logits.max(-1, keepdim=True)
+    top, best = logits.max(-1)
     if bool(greedy.all()):
-        return best[:, 0], torch.zeros_like(top[:, 0])
-    scaled = (logits - top) / torch.where(greedy, 1.0, temperature)[:, None]
-    if top_k is not None:
-        scaled = keep_top_k(scaled, top_k)
-    probabilities = scaled.softmax(-1)
-    if bool((top_p < 1).any()):
-        probabilities = keep_top_p(probabilities, top_p)
+        return best, torch.zeros_like(top)
+    probabilities = distribution(logits, torch.where(greedy, 1.0, temperature), top_p, top_k)
     mass = probabilities.cumsum(-1)
     drawn = torch.searchsorted(mass, (uniform * mass[:, -1])[:, None], right=True)[:, 0]
     last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)  # u * mass may round up to mass
-    ids = torch.where(greedy, best[:, 0], torch.minimum(drawn, last))
+    ids = torch.where(greedy, best, torch.minimum(drawn, last))
     logprob = torch.log(probabilities.gather(-1, ids[:, None])[:, 0] / mass[:, -1])
     return ids, torch.where(greedy, 0.0, logprob)
