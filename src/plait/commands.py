@@ -92,6 +92,10 @@ class Generate:
     min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
     """Texts of which each ends the reply."""
+    beams: int = 1
+    """More than 1: text alone, by beam search."""
+    length_penalty: float = 1.0
+    """Of beams: above 0 favours long replies, below 0 short ones."""
     image_temperature: float = 1.0
     image_top_k: int = 0
     image_top_p: float = 1.0
@@ -120,6 +124,8 @@ class Generate:
             image=Sampling(temperature=self.image_temperature, top_k=self.image_top_k, top_p=self.image_top_p),
             seed=self.seed,
             stop=self.stop,
+            beams=self.beams,
+            length_penalty=self.length_penalty,
         )
         reply = load(self.checkpoint, system=self.system).generate(document, settings)
         _write(reply.document, self.out)

@@ -89,17 +89,18 @@ def test_no_ngram_is_said_twice(rows: list[tuple[list[int], int]]) -> None:
         assert row == [len(ids) >= n - 1 and tuple([*ids, id][len(ids) + 1 - n :]) in there for id in range(4)]
 
 
-def rules(settings: list[Sampling], until: list[int], ends: list[list[bool]]) -> Rules | None:
-    return Rules.of(settings, until, torch.tensor(ends), torch.device("cpu"))
+def rules(settings: list[Sampling], until: list[int]) -> Rules | None:
+    """Of three ids, of which the last ends a reply."""
+    return Rules.of(settings, until, [[2]] * len(settings), 3, torch.device("cpu"))
 
 
 def test_rules_that_no_row_asks_for_are_none() -> None:
-    assert rules([Sampling(temperature=0.5, top_k=3, top_p=0.4)] * 2, [0, 0], [[True]] * 2) is None
+    assert rules([Sampling(temperature=0.5, top_k=3, top_p=0.4)] * 2, [0, 0]) is None
 
 
 def test_rules_hold_for_the_rows_that_ask() -> None:
     asked = [Sampling(repetition_penalty=2.0), Sampling(no_repeat_ngram=2), Sampling(), Sampling()]
-    held = rules(asked, [0, 0, 3, 3], [[False, False, True]] * 4)
+    held = rules(asked, [0, 0, 3, 3])
     assert held is not None
     said = history_of([[0], [1, 0, 1], [0, 1], [0, 1, 1]])
     scores, allowed = held(torch.ones(4, 3), torch.ones(4, 3, dtype=torch.bool), said)
@@ -108,7 +109,7 @@ def test_rules_hold_for_the_rows_that_ask() -> None:
 
 
 def test_a_rule_that_leaves_nothing_is_let_go() -> None:
-    held = rules([Sampling(no_repeat_ngram=1)] * 2, [0, 0], [[False] * 3] * 2)
+    held = rules([Sampling(no_repeat_ngram=1)] * 2, [0, 0])
     assert held is not None
     only = torch.tensor([[True, False, False], [True, False, True]])
     _, allowed = held(torch.ones(2, 3), only, history_of([[0], [0]]))

@@ -178,10 +178,9 @@ def sampling(settings: Mapping[str, Any], dummy: int) -> Sampling:
 
 def rules(settings: Mapping[str, Any], said: Tensor, vocabulary: int) -> Rules | None:
     n = len(said)
-    ends = torch.zeros(n, vocabulary, dtype=torch.bool)
-    ends[:, settings["eos_token_id"]] = True
     until = max(settings["min_length"], settings["prompt_length"] + settings["min_new_tokens"])
-    return Rules.of([sampling(settings, 1)] * n, [until] * n, ends, torch.device("cpu"))
+    ends = [[settings["eos_token_id"]]] * n
+    return Rules.of([sampling(settings, 1)] * n, [until] * n, ends, vocabulary, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", names("distribution"))

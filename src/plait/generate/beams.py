@@ -57,6 +57,8 @@ class Hypothesis:
     """With the id that ended it, if one did."""
     logprobs: list[float]
     """Of each id, before rules, trie and sampling."""
+    total: float
+    """Their sum, under rules and sampling."""
     score: float
     ended: bool
 
@@ -137,17 +139,19 @@ class BeamSearch:
         return self._said[:, -1].clamp(min=0)
 
     def best(self) -> list[list[Hypothesis]]:
-        """The best replies of each row, best first; beams of rows that are not over count as they are."""
+        """The best replies of each row, best first; beams of rows that are not over count as they are.
+
+        There are fewer than `returned` where a trie has fewer.
+        """
         found = []
         n = self.settings.beams
         for row, stored in enumerate(self._stored):
             replies = list(stored)
             if not self._done[row]:
                 sums = self._sums[row * n : (row + 1) * n].tolist()
-                alive = [(row * n + beam, total) for beam, total in enumerate(sums) if total > -math.inf]
-                replies += [self._reply(beam, total) for beam, total in alive]
-            replies.sort(key=lambda reply: -reply.score)
-            found.append(replies[: self.settings.returned])
+                replies += [self._reply(row * n + beam, total) for beam, total in enumerate(sums)]
+            replies = [reply for reply in replies if reply.total > LATER / 2]  # the others are not allowed, or repeat
+            found.append(sorted(replies, key=lambda reply: -reply.score)[: self.settings.returned])
         return found
 
     # ------------------------------------------------------------------------------------------- the parts of a step
@@ -155,10 +159,9 @@ class BeamSearch:
     def _start(self, logprobs: Tensor) -> None:
         n, (rows, v), device = self.settings.beams, logprobs.shape, logprobs.device
         sampling = self.settings.sampling
-        ends = torch.zeros(v, dtype=torch.bool, device=device)
-        ends[self.ends] = True
         until = self.before + sampling.min_new_tokens if sampling.min_new_tokens else 0
-        self._rules = Rules.of([sampling] * (rows * n), [until] * (rows * n), ends.expand(rows * n, v), device)
+        m = rows * n
+        self._rules = Rules.of([sampling] * m, [until] * m, [self.ends] * m, v, device)
         self._sums = torch.tensor([0.0] + [LATER] * (n - 1), device=device).repeat(rows)
         self._said = torch.tensor(self._first, device=device).long().expand(rows * n, -1)
         self._logprobs = logprobs.new_zeros(rows * n, 0)
@@ -202,8 +205,7 @@ class BeamSearch:
     def _store(self, totals: Tensor, ended: Tensor, source: Tensor, id: Tensor, logprob: Tensor) -> None:
         """Candidates (rows, n) that have ended, of those that stand among the first n."""
         n = self.settings.beams
-        fresh = ended & (totals > -torch.inf) & ~self._done[:, None]
-        for row, rank in fresh.nonzero().tolist():
+        for row, rank in (ended & ~self._done[:, None]).nonzero().tolist():
             end = int(id[row, rank]), float(logprob[row, rank])
             stored = self._stored[row]
             stored.append(self._reply(int(source[row, rank]), float(totals[row, rank]), end))
@@ -216,7 +218,7 @@ class BeamSearch:
         if end is not None:
             ids, logprobs = [*ids, end[0]], [*logprobs, end[1]]
         score = total / length**self.settings.length_penalty
-        return Hypothesis(ids=ids, logprobs=logprobs, score=score, ended=end is not None)
+        return Hypothesis(ids=ids, logprobs=logprobs, total=total, score=score, ended=end is not None)
 
     def _judge(self, best: list[float]) -> None:
         """Which rows are over, by the best candidate of each, and whether all is."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,7 +44,16 @@ class Settings:
     said: tuple[int, ...] = ()
     """Ids that count as said before the reply: published code begins it with a start symbol that is never read."""
 
+    beams: int = 1
+    """More than 1: the reply is text alone, and the best that so many beams find (`plait.generate.search`)."""
+    length_penalty: float = 1.0
+    """Of beams: replies are compared by log-probability / length^length_penalty."""
+    early_stopping: bool | Literal["never"] = False
+    """Of beams: `plait.generate.beams.Beams`."""
+
     def __post_init__(self) -> None:
+        if self.beams < 1:
+            raise ConfigError(f"beams {self.beams}: it must be at least 1")
         if not all(self.stop):
             raise ConfigError(f"stop {self.stop}: an empty sequence would end every reply; leave it out")
 
@@ -59,6 +69,7 @@ class Reply:
     document: Document
     runs: tuple[Emitted, ...]
     stop: str
+    """"max_new_tokens", "max_length", "stop_sequence", or what the grammar says: "end", "filled", "max_images"."""
 
     def __iter__(self) -> Iterator[Piece]:
         return iter(self.document)
@@ -67,6 +78,22 @@ class Reply:
     def text(self) -> str:
         """The text pieces, joined."""
         return self.document.text
+
+
+def following(ids: Tensor, position: Tensor, place: Tensor) -> Batch:
+    """Ids that were drawn or forced, (n, t), to be fed to a cache; with their places in a picture, or -1."""
+    zeros = torch.zeros_like(ids)
+    return Batch(
+        ids=ids,
+        document=zeros,
+        position=position,
+        block=zeros - 1,
+        place=place,
+        slots={},
+        targets={},
+        readers=(),
+        sequences=len(ids),
+    )
 
 
 @dataclass(eq=False)
@@ -180,8 +207,11 @@ class Engine:
 
         Raises:
             DocumentError, ImageError: the document cannot be laid out or read.
-            InputError: the prompt leaves no room, or a stop sequence is text in a system that takes ids.
+            ConfigError: a stop sequence is text, in a system that takes ids; or beams, which are not the engine's.
+            InputError: the prompt leaves no room.
         """
+        if settings.beams > 1:
+            raise ConfigError(f"{settings.beams} beams in the engine: ask `Model.generate`, or leave beams at 1")
         streams = self.system.format.streams(document, settings.guidance)
         longest = max(len(row) for row in streams.rows)
         if longest >= self._limit:
@@ -282,18 +312,7 @@ class Engine:
         ids, place = torch.tensor([row + [(0, -1)] * (width - len(row)) for row in fed]).unbind(-1)
         position = self._cache.advance(counts)
         device = self.system.device
-        zeros = torch.zeros_like(ids)
-        batch = Batch(
-            ids=ids,
-            document=zeros,
-            position=position,
-            block=zeros - 1,
-            place=place,
-            slots={},
-            targets={},
-            readers=(),
-            sequences=len(ids),
-        ).to(device)
+        batch = following(ids, position, place).to(device)
         hidden = self.system(batch, self._cache).states
         for request in self._active:
             request.pending = []
@@ -358,10 +377,7 @@ class Engine:
         allowed = torch.stack([step.allowed for step in steps])
         top_k = torch.tensor([s.top_k or 0 for s in sampling])
         until = [request.until for request in self._active]
-        ends = torch.zeros_like(allowed)
-        for i, step in enumerate(steps if any(until) else []):
-            ends[i, list(step.ends)] = True
-        rules = Rules.of(sampling, until, ends, device)
+        rules = Rules.of(sampling, until, [step.ends for step in steps], allowed.shape[-1], device)
         return _Controls(
             weights=weights.to(device),
             allowed=allowed.to(device),

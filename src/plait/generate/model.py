@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from plait.checkpoints.outside import from_file, is_outside
 from plait.document import Document, Piece, Text, Turn
 from plait.errors import ConfigError, DocumentError, InputError, hint
 from plait.generate.engine import Engine, Reply, Settings
+from plait.generate.search import search
 from plait.nn.blocks import Decoder
 from plait.nn.packed import pack
 from plait.sequence import Batch, Sequence
@@ -47,6 +48,9 @@ class Overrides(TypedDict, total=False):
     seed: int
     stop: tuple[str | tuple[int, ...], ...]
     said: tuple[int, ...]
+    beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
 
 
 _OF_TEXT = ("temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram", "min_new_tokens")
@@ -99,9 +103,12 @@ class Model:
         asked = [documents] if isinstance(documents, Document) else list(documents)
         if not asked:
             return []
-        rows = sum(len(self.format.streams(document, settings.guidance).rows) for document in asked)
-        engine = Engine(self.system, min(rows, self.rows))
-        replies = engine.run(asked, [replace(settings, seed=settings.seed + i) for i in range(len(asked))])
+        each = [replace(settings, seed=settings.seed + i) for i in range(len(asked))]
+        if settings.beams > 1:
+            replies = [search(self.system, document, one) for document, one in zip(asked, each, strict=True)]
+        else:
+            rows = sum(len(self.format.streams(document, settings.guidance).rows) for document in asked)
+            replies = Engine(self.system, min(rows, self.rows)).run(asked, each)
         return replies[0] if isinstance(documents, Document) else replies
 
     def stream(
@@ -109,9 +116,13 @@ class Model:
     ) -> Iterator[Piece]:
         """The pieces of the reply as they come: text in chunks, a picture when it is whole.
 
-        The chunks of text, joined, are the text that `generate` gives for the same settings.
+        The chunks of text, joined, are the text that `generate` gives for the same settings. What beams find is known
+        at the end only.
         """
         settings = _settings(settings, overrides)
+        if settings.beams > 1:
+            yield from search(self.system, document, settings)
+            return
         engine = Engine(self.system, len(self.format.streams(document, settings.guidance).rows))
         number = engine.submit(document, settings)
         at, drawn, said = 0, 0, ""  # the run that is being told, pictures before it, and what was told of it

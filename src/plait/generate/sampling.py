@@ -6,6 +6,7 @@ temperature, top-k, top-p (`draw`).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -88,7 +89,12 @@ class Rules:
 
     @classmethod
     def of(
-        cls, settings: Items[Sampling], until: Items[int], ends: Bool[Tensor, "n v"], device: torch.device
+        cls,
+        settings: Items[Sampling],
+        until: Items[int],
+        ends: Items[Collection[int]],
+        vocabulary: int,
+        device: torch.device,
     ) -> Rules | None:
         """Those of n rows with their settings; None if there are none.
 
@@ -97,14 +103,17 @@ class Rules:
         """
         penalty = [one.repetition_penalty for one in settings]
         ngram = [one.no_repeat_ngram for one in settings]
-        asked = any(value != 1 for value in penalty), any(ngram), any(until)
-        if not any(asked):
+        penalises, bars, waits = any(value != 1 for value in penalty), any(ngram), any(until)
+        if not (penalises or bars or waits):
             return None
+        marked = torch.zeros(len(ends) if waits else 0, vocabulary, dtype=torch.bool)
+        for row, ids in zip(marked, ends, strict=False):
+            row[list(ids)] = True
         return cls(
-            penalty=torch.tensor(penalty, device=device) if asked[0] else None,
-            ngram=torch.tensor(ngram, device=device) if asked[1] else None,
-            until=torch.tensor(list(until), device=device) if asked[2] else None,
-            ends=ends.to(device) if asked[2] else None,
+            penalty=torch.tensor(penalty, device=device) if penalises else None,
+            ngram=torch.tensor(ngram, device=device) if bars else None,
+            until=torch.tensor(until, device=device) if waits else None,
+            ends=marked.to(device) if waits else None,
         )
 
     def __call__(
