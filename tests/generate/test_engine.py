@@ -374,8 +374,10 @@ def test_stop_sequences(cm3leon: CM3Leon) -> None:
     for stop, length in zip(stops, (3, 4, 2), strict=False):
         (reply,) = Engine(cm3leon).run([Document("a")], [replace(settings, stop=stop)])
         assert (reply.stop, reply.runs[0].ids) == ("stop_sequence", said[:length])
-    with pytest.raises(ConfigError, match="an empty sequence would end every reply"):
-        Settings(stop=("",))
+    assert Settings(stop="a c").stops(cm3leon.format) == Settings(stop=("a c",)).stops(cm3leon.format)
+    for empty in ("", ("",), ((1,), ())):
+        with pytest.raises(ConfigError, match="an empty sequence would end every reply"):
+            Settings(stop=empty)
     with pytest.raises(ConfigError, match="this system does not say which ids '#' is: give ids"):
         Format.text_ids(cm3leon.format, "#")
 

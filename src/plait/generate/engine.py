@@ -22,7 +22,7 @@ from plait.errors import ConfigError, InputError
 from plait.generate.sampling import Rules, Sampling, draw, history
 from plait.nn.attention import KVCache
 from plait.sequence import Batch, Sequence
-from plait.systems.base import Emitted, Forced, Grammar, Next, Stop, System
+from plait.systems.base import Emitted, Forced, Format, Grammar, Next, Stop, System
 
 GREEDY = Sampling(temperature=0.0)
 PLAIN = Sampling()
@@ -39,11 +39,10 @@ class Settings:
     text: Sampling = GREEDY
     image: Sampling = PLAIN
     seed: int = 0
-    stop: tuple[str | tuple[int, ...], ...] = ()
-    """Texts or ids: a run of text whose last ids are one of them is the last. They stay in the reply."""
+    stop: str | tuple[str | tuple[int, ...], ...] = ()
+    """A text, or several texts or ids: a run of text that ends with one of them is the last, and keeps it."""
     said: tuple[int, ...] = ()
     """Ids that count as said before the reply: published code begins it with a start symbol that is never read."""
-
     beams: int = 1
     """More than 1: the reply is text alone, and the best that so many beams find (`plait.generate.search`)."""
     length_penalty: float = 1.0
@@ -54,12 +53,21 @@ class Settings:
     def __post_init__(self) -> None:
         if self.beams < 1:
             raise ConfigError(f"beams {self.beams}: it must be at least 1")
-        if not all(self.stop):
-            raise ConfigError(f"stop {self.stop}: an empty sequence would end every reply; leave it out")
+        if self.stop == "" or not all(self.stop):
+            raise ConfigError(f"stop {self.stop!r}: an empty sequence would end every reply; leave it out")
 
     def sampling(self, kind: str) -> Sampling:
         """The settings for a run of a kind."""
         return self.image if kind == "image" else self.text
+
+    def stops(self, format: Format) -> tuple[tuple[int, ...], ...]:
+        """The stop sequences as ids.
+
+        Raises:
+            ConfigError: there are texts, and the system does not say which ids they are.
+        """
+        given = (self.stop,) if isinstance(self.stop, str) else self.stop
+        return tuple(format.text_ids(one) if isinstance(one, str) else tuple(one) for one in given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +235,7 @@ class Engine:
             prompts=streams.rows,
             weights=dict(streams.weights),
             random=np.random.default_rng(settings.seed),
-            stops=tuple(self.system.format.text_ids(one) if isinstance(one, str) else one for one in settings.stop),
+            stops=settings.stops(self.system.format),
             left=settings.max_new_tokens,
         )
         self._submitted += 1

@@ -46,7 +46,7 @@ class Overrides(TypedDict, total=False):
     image_top_k: int | None
     image_top_p: float
     seed: int
-    stop: tuple[str | tuple[int, ...], ...]
+    stop: str | tuple[str | tuple[int, ...], ...]
     said: tuple[int, ...]
     beams: int
     length_penalty: float

@@ -61,7 +61,7 @@ def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, mos
     collate = system.format.collator()
     for reader, image in prompt.pictures:
         collate.prepare[reader](image)
-    stops = [system.format.text_ids(one) if isinstance(one, str) else one for one in settings.stop]
+    stops = settings.stops(system.format)
     cache = KVCache(settings.beams)
     allowed = begin.allowed.to(system.device)
 
