@@ -151,6 +151,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "generate a --document b --draw --guidance 2 --top-p 0.5 --max-new-tokens 3 --seed 7",
             commands.Generate("a", document=Path("b"), draw=True, guidance=2.0, top_p=0.5, max_new_tokens=3, seed=7),
         ),
+        (
+            "generate a --prompt b --top-k 5 --repetition-penalty 1.1 --no-repeat-ngram 3 --stop x y --beams 4",
+            commands.Generate(
+                "a", prompt="b", top_k=5, repetition_penalty=1.1, no_repeat_ngram=3, stop=("x", "y"), beams=4
+            ),
+        ),
         ("evaluate a --task b --limit 3", commands.Evaluate("a", "b", 3)),
         (
             "score vqa --predictions a --references b --variant official",

@@ -84,8 +84,20 @@ class Generate:
     guidance: float = 1.0
     temperature: float = 0.0
     """Of text; 0 takes the likeliest."""
+    top_k: int = 0
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    """No so many tokens in a row are said twice."""
+    min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    """Texts of which each ends the reply."""
+    beams: int = 1
+    """More than 1: text alone, by beam search."""
+    length_penalty: float = 1.0
+    """Of beams: above 0 favours long replies, below 0 short ones."""
     image_temperature: float = 1.0
+    image_top_k: int = 0
     image_top_p: float = 1.0
     system: str | None = None
     """file.py:Class of a system from outside the package; the file is run."""
@@ -101,9 +113,19 @@ class Generate:
             max_new_tokens=self.max_new_tokens,
             max_images=self.max_images,
             guidance=self.guidance,
-            text=Sampling(temperature=self.temperature, top_p=self.top_p),
-            image=Sampling(temperature=self.image_temperature, top_p=self.image_top_p),
+            text=Sampling(
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                repetition_penalty=self.repetition_penalty,
+                no_repeat_ngram=self.no_repeat_ngram,
+                min_new_tokens=self.min_new_tokens,
+            ),
+            image=Sampling(temperature=self.image_temperature, top_k=self.image_top_k, top_p=self.image_top_p),
             seed=self.seed,
+            stop=self.stop,
+            beams=self.beams,
+            length_penalty=self.length_penalty,
         )
         reply = load(self.checkpoint, system=self.system).generate(document, settings)
         _write(reply.document, self.out)

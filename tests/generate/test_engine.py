@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from plait.document import Blank, Document, Image, Text, Turn
-from plait.errors import DocumentError, ImageError, InputError
+from plait.errors import ConfigError, DocumentError, ImageError, InputError
 from plait.generate.engine import Engine, Reply, Settings
 from plait.generate.sampling import Sampling
 from plait.sequence import Sequence, Slot, tokens
-from plait.systems.base import Emitted, Forced, Stop
+from plait.systems.base import Emitted, Forced, Format, Stop
 from plait.systems.cm3leon import CM3Leon
 
 Picture = Callable[[int], Image]
@@ -309,6 +310,76 @@ def test_a_reply_is_a_document(cm3leon: CM3Leon) -> None:
     texts = [cm3leon.format.read_text(run) for run in reply.runs if run.kind == "text"]
     assert [piece.text for piece in reply if isinstance(piece, Text)] == [text for text in texts if text]
     assert reply.text == "".join(texts)
+
+
+# ------------------------------------------------------------------------------ what is not said again or too soon
+
+
+def ruled() -> list[Settings]:
+    """Requests of which each asks for something else, or for nothing."""
+    rules = [
+        Sampling(temperature=1.5),
+        Sampling(temperature=1.5, top_k=4),
+        Sampling(temperature=1.5, repetition_penalty=3.0, top_k=0),
+        Sampling(temperature=0.0, repetition_penalty=1.5),
+        Sampling(temperature=0.0, no_repeat_ngram=1),
+        Sampling(temperature=1.5, no_repeat_ngram=2, top_p=0.7),
+        Sampling(temperature=1.5, min_new_tokens=25),
+    ]
+    return [Settings(max_new_tokens=30, max_images=1, text=text, seed=seed) for seed, text in enumerate(rules)]
+
+
+def test_rules_hold_beside_requests_without_them(cm3leon: CM3Leon, picture: Picture) -> None:
+    document = Document([Turn("user", [picture(1), "what?"])])
+    alone = [Engine(cm3leon).run([document], [settings])[0] for settings in ruled()]
+    engine = Engine(cm3leon, rows=4)  # they join and leave in the midst of each other
+    together = engine.run([document] * len(alone), ruled())
+    assert [ids(reply) for reply in together] == [ids(reply) for reply in alone]
+    said = [reply.runs[0].ids for reply in together]
+    assert len(set(said[4])) == len(said[4]) > 5
+    pairs = list(pairwise(said[5]))
+    assert len(set(pairs)) == len(pairs) > 5
+    assert len(said[6]) >= 25
+
+
+def test_text_does_not_end_too_soon(cm3leon: CM3Leon, picture: Picture) -> None:
+    document = Document([Turn("user", [picture(1), "what?"])])
+    soon = [Settings(max_new_tokens=12, text=WARM, seed=seed) for seed in range(16)]
+    late = [replace(settings, text=Sampling(min_new_tokens=10)) for settings in soon]
+    replies = Engine(cm3leon).run([document] * 32, soon + late)
+    lengths = [len(reply.runs[0].ids) for reply in replies]
+    assert min(lengths[:16]) <= 10 < min(lengths[16:])  # the end comes behind 10
+    blanks = Document(["a ", TEXT, " b ", TEXT])  # the first filling may be all of it, or leave some for the second
+    replies = Engine(cm3leon).run([blanks] * 16, late)
+    assert min(len(reply.runs[0].ids) for reply in replies) > 10
+
+
+def test_ids_that_count_as_said(cm3leon: CM3Leon) -> None:
+    settings = Settings(max_new_tokens=4, text=Sampling(temperature=0, no_repeat_ngram=1), max_images=0)
+    (reply,) = Engine(cm3leon).run([Document("a dog")], [settings])
+    first = reply.runs[0].ids[0]
+    (other,) = Engine(cm3leon).run([Document("a dog")], [replace(settings, said=(first,))])
+    assert first not in other.runs[0].ids
+
+
+def test_stop_sequences(cm3leon: CM3Leon) -> None:
+    settings = Settings(max_new_tokens=20, text=WARM, seed=11, max_images=0)
+    (whole,) = Engine(cm3leon).run([Document("a")], [settings])
+    said = whole.runs[0].ids
+    assert len(said) >= 4
+    stops: list[tuple[str | tuple[int, ...], ...]] = [((said[2], said[1]), tuple(said[1:3])), (tuple(said[:4]),)]
+    text = cm3leon.format.text.decode([said[1] - cm3leon.vocabulary.first_text])
+    if cm3leon.format.text_ids(text) == (said[1],):
+        stops.append((text,))
+    for stop, length in zip(stops, (3, 4, 2), strict=False):
+        (reply,) = Engine(cm3leon).run([Document("a")], [replace(settings, stop=stop)])
+        assert (reply.stop, reply.runs[0].ids) == ("stop_sequence", said[:length])
+    assert Settings(stop="a c").stops(cm3leon.format) == Settings(stop=("a c",)).stops(cm3leon.format)
+    for empty in ("", ("",), ((1,), ())):
+        with pytest.raises(ConfigError, match="an empty sequence would end every reply"):
+            Settings(stop=empty)
+    with pytest.raises(ConfigError, match="this system does not say which ids '#' is: give ids"):
+        Format.text_ids(cm3leon.format, "#")
 
 
 # --------------------------------------------------------------------------------------- coming and going

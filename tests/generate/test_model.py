@@ -71,6 +71,10 @@ def test_overrides(model):
     assert [run.ids for run in model.generate(document, settings).runs] == [run.ids for run in by_name.runs]
     both = model.generate(document, replace(settings, seed=9, image=Sampling(top_p=0.9)), seed=2, image_temperature=0.5)
     assert [run.ids for run in both.runs] == [run.ids for run in by_name.runs]
+    words = {"top_k": 3, "repetition_penalty": 2.0, "no_repeat_ngram": 2, "min_new_tokens": 4, "temperature": 1.0}
+    by_name = model.generate(question(), image_top_k=5, stop=("zz",), max_new_tokens=6, **words)
+    settings = Settings(text=Sampling(**words), image=Sampling(top_k=5), stop=("zz",), max_new_tokens=6)
+    assert [run.ids for run in model.generate(question(), settings).runs] == [run.ids for run in by_name.runs]
     with pytest.raises(ConfigError, match="no setting 'temprature'; did you mean 'temperature'"):
         model.generate(document, temprature=1)
     with pytest.raises(ConfigError, match="top_p 2"):

@@ -301,6 +301,12 @@ class Rows:
             held[row] = held[-1]
             held.pop()
 
+    def reorder(self, index: list[int]) -> None:
+        """Beams go on from others."""
+        self.cache.reorder(torch.tensor(index))
+        for held in (self.fed, self.blocks):
+            held[: len(index)] = [held[i] for i in index]
+
 
 POSITIONS: dict[str, Callable[[KVCache], Rows]] = {
     "rotary": lambda cache: Rows(model(), cache),
@@ -391,6 +397,20 @@ def test_a_fixed_cache_can_be_filled_to_the_last_place_and_not_beyond() -> None:
     long.advance(torch.tensor([13]))
     with pytest.raises(InputError, match="13 elements in a cache of 12"):
         rows.cache.adopt(long, 1)
+
+
+@torch.no_grad()
+def test_rows_go_on_from_others() -> None:
+    rows = Rows(model(), KVCache(6))
+    rows.feed([3, 7])
+    rows.reorder([0, 0, 0, 1, 1, 1])
+    rows.feed([1] * 6)
+    rows.reorder([2, 0, 1, 5, 5, 3])
+    rows.feed([1, 2, 1, 3, 1, 1])
+    rows.reorder([0, 1, 2, 3, 4, 5])
+    rows.reorder([3])  # the others stay
+    rows.feed([1] * 6)
+    assert rows.cache.lengths.tolist() == [12, 7, 6, 12, 10, 10]
 
 
 def test_fillers_stand_at_real_positions() -> None:

@@ -11,17 +11,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from plait.document import Document, Piece, Text
-from plait.errors import InputError
-from plait.generate.sampling import Sampling, draw
+from plait.errors import ConfigError, InputError
+from plait.generate.sampling import Rules, Sampling, draw, history
 from plait.nn.attention import KVCache
 from plait.sequence import Batch, Sequence
-from plait.systems.base import Emitted, Forced, Grammar, Next, Stop, System
+from plait.systems.base import Emitted, Forced, Format, Grammar, Next, Stop, System
 
 GREEDY = Sampling(temperature=0.0)
 PLAIN = Sampling()
@@ -38,10 +39,35 @@ class Settings:
     text: Sampling = GREEDY
     image: Sampling = PLAIN
     seed: int = 0
+    stop: str | tuple[str | tuple[int, ...], ...] = ()
+    """A text, or several texts or ids: a run of text that ends with one of them is the last, and keeps it."""
+    said: tuple[int, ...] = ()
+    """Ids that count as said before the reply: published code begins it with a start symbol that is never read."""
+    beams: int = 1
+    """More than 1: the reply is text alone, and the best that so many beams find (`plait.generate.search`)."""
+    length_penalty: float = 1.0
+    """Of beams: replies are compared by log-probability / length^length_penalty."""
+    early_stopping: bool | Literal["never"] = False
+    """Of beams: `plait.generate.beams.Beams`."""
+
+    def __post_init__(self) -> None:
+        if self.beams < 1:
+            raise ConfigError(f"beams {self.beams}: it must be at least 1")
+        if self.stop == "" or not all(self.stop):
+            raise ConfigError(f"stop {self.stop!r}: an empty sequence would end every reply; leave it out")
 
     def sampling(self, kind: str) -> Sampling:
         """The settings for a run of a kind."""
         return self.image if kind == "image" else self.text
+
+    def stops(self, format: Format) -> tuple[tuple[int, ...], ...]:
+        """The stop sequences as ids.
+
+        Raises:
+            ConfigError: there are texts, and the system does not say which ids they are.
+        """
+        given = (self.stop,) if isinstance(self.stop, str) else self.stop
+        return tuple(format.text_ids(one) if isinstance(one, str) else tuple(one) for one in given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +77,7 @@ class Reply:
     document: Document
     runs: tuple[Emitted, ...]
     stop: str
+    """"max_new_tokens", "max_length", "stop_sequence", or what the grammar says: "end", "filled", "max_images"."""
 
     def __iter__(self) -> Iterator[Piece]:
         return iter(self.document)
@@ -61,6 +88,22 @@ class Reply:
         return self.document.text
 
 
+def following(ids: Tensor, position: Tensor, place: Tensor) -> Batch:
+    """Ids that were drawn or forced, (n, t), to be fed to a cache; with their places in a picture, or -1."""
+    zeros = torch.zeros_like(ids)
+    return Batch(
+        ids=ids,
+        document=zeros,
+        position=position,
+        block=zeros - 1,
+        place=place,
+        slots={},
+        targets={},
+        readers=(),
+        sequences=len(ids),
+    )
+
+
 @dataclass(eq=False)
 class _Request:
     number: int
@@ -69,6 +112,7 @@ class _Request:
     prompts: tuple[Sequence, ...]
     weights: dict[str, tuple[float, ...]]
     random: np.random.Generator
+    stops: tuple[tuple[int, ...], ...] = ()
     runs: list[Emitted] = field(default_factory=list)
     next: Next | None = None
     left: int = 0  # text tokens that may still come
@@ -79,6 +123,19 @@ class _Request:
     def length(self) -> int:
         """Elements of its longest row."""
         return max(len(prompt) for prompt in self.prompts) + sum(len(run.ids) for run in self.runs)
+
+    @property
+    def said(self) -> list[int]:
+        """All ids that count as said."""
+        return [*self.settings.said, *(id for run in self.runs for id in run.ids)]
+
+    @property
+    def until(self) -> int:
+        """How many ids must have been said before the present run may end."""
+        if self.next is None or self.next.kind != "text":
+            return 0
+        missing = self.settings.text.min_new_tokens - (self.settings.max_new_tokens - self.left)
+        return len(self.said) + missing if missing > 0 else 0
 
     def advance(self, limit: int) -> None:
         """Asks the grammar what comes next, once the present run is over; ids that are forced are fed unasked.
@@ -111,11 +168,27 @@ class _Request:
         self.pending.append((id, len(run.ids) - 1 if run.kind == "image" else -1))
         if self.next.kind == "text":
             self.left -= 1
+            if any(tuple(run.ids[-len(ids) :]) == ids for ids in self.stops):
+                self.stop = "stop_sequence"
+                return False
         if self.next.length is not None:
             return len(run.ids) == self.next.length
         if id not in self.next.ends and self.left <= 0:
             self.stop = "max_new_tokens"
         return id in self.next.ends
+
+
+@dataclass(eq=False)
+class _Controls:
+    """What the present runs of the running requests are drawn with, besides logits."""
+
+    weights: Tensor  # (requests, rows): how rows are joined
+    allowed: Tensor  # (requests, v)
+    temperature: Tensor  # (requests,)
+    top_p: Tensor  # (requests,)
+    top_k: Tensor | None  # (requests,), if any has one
+    rules: Rules | None
+    said: Tensor  # (requests, t), where there are rules
 
 
 class Engine:
@@ -135,15 +208,18 @@ class Engine:
         self._cache = KVCache(rows)
         self._collate = system.format.collator()
         self._submitted = 0
-        self._controls: tuple[Tensor, ...] | None = None  # what `draw` needs besides logits, until a run changes
+        self._controls: _Controls | None = None  # until a run changes
 
     def submit(self, document: Document, settings: Settings = Settings()) -> int:
         """Queues a request; its number.
 
         Raises:
             DocumentError, ImageError: the document cannot be laid out or read.
+            ConfigError: a stop sequence is text, in a system that takes ids; or beams, which are not the engine's.
             InputError: the prompt leaves no room.
         """
+        if settings.beams > 1:
+            raise ConfigError(f"{settings.beams} beams in the engine: ask `Model.generate`, or leave beams at 1")
         streams = self.system.format.streams(document, settings.guidance)
         longest = max(len(row) for row in streams.rows)
         if longest >= self._limit:
@@ -159,6 +235,7 @@ class Engine:
             prompts=streams.rows,
             weights=dict(streams.weights),
             random=np.random.default_rng(settings.seed),
+            stops=settings.stops(self.system.format),
             left=settings.max_new_tokens,
         )
         self._submitted += 1
@@ -243,18 +320,7 @@ class Engine:
         ids, place = torch.tensor([row + [(0, -1)] * (width - len(row)) for row in fed]).unbind(-1)
         position = self._cache.advance(counts)
         device = self.system.device
-        zeros = torch.zeros_like(ids)
-        batch = Batch(
-            ids=ids,
-            document=zeros,
-            position=position,
-            block=zeros - 1,
-            place=place,
-            slots={},
-            targets={},
-            readers=(),
-            sequences=len(ids),
-        ).to(device)
+        batch = following(ids, position, place).to(device)
         hidden = self.system(batch, self._cache).states
         for request in self._active:
             request.pending = []
@@ -281,17 +347,22 @@ class Engine:
         heads = {request.next.head for request in self._active if request.next}
         if self._controls is None:
             self._controls = self._prepare()
-        weights, allowed, temperature, top_p = self._controls
+        controls = self._controls
         functions = list(dict.fromkeys(self.system.heads[head] for head in sorted(heads)))
         if len(functions) > 1:
             raise InputError(
                 f"runs of {len(functions)} heads in one step, 1 is supported: draw them in separate engines"
             )
         logits = functions[0](hidden).float()
-        if len(weights) < len(hidden):  # some requests have several rows
-            logits = weights @ logits  # (requests, v)
+        if len(controls.weights) < len(hidden):  # some requests have several rows
+            logits = controls.weights @ logits  # (requests, v)
+        allowed = controls.allowed
+        if controls.rules is not None:
+            logits, allowed = controls.rules(logits, allowed, controls.said)
         uniform = torch.tensor([request.random.random() for request in self._active], device=logits.device)
-        ids, logprobs = draw(logits, allowed, temperature, top_p, uniform.float())
+        ids, logprobs = draw(logits, allowed, controls.temperature, controls.top_p, uniform.float(), controls.top_k)
+        if controls.rules is not None:
+            controls.said = torch.cat([controls.said, ids[:, None]], 1)
         for request, id, logprob in zip(self._active, ids.tolist(), logprobs.tolist(), strict=True):
             if request.take(id, logprob):
                 request.advance(self._limit)
@@ -299,8 +370,8 @@ class Engine:
             if not request.stop and request.length >= self._limit:
                 request.stop = "max_length"
 
-    def _prepare(self) -> tuple[Tensor, ...]:
-        """The joining weights (requests, rows), allowed ids, temperatures and top-p of the present runs."""
+    def _prepare(self) -> _Controls:
+        """The joining weights, and the allowed ids and settings of the present runs."""
         device = self.system.device
         rows = sum(len(request.prompts) for request in self._active)
         weights = torch.zeros(len(self._active), rows)
@@ -312,9 +383,18 @@ class Engine:
         steps = [request.next for request in self._active if request.next]
         sampling = [request.settings.sampling(step.kind) for request, step in zip(self._active, steps, strict=True)]
         allowed = torch.stack([step.allowed for step in steps])
-        temperature = torch.tensor([s.temperature for s in sampling])
-        top_p = torch.tensor([s.top_p for s in sampling])
-        return tuple(x.to(device) for x in (weights, allowed, temperature, top_p))
+        top_k = torch.tensor([s.top_k or 0 for s in sampling])
+        until = [request.until for request in self._active]
+        rules = Rules.of(sampling, until, [step.ends for step in steps], allowed.shape[-1], device)
+        return _Controls(
+            weights=weights.to(device),
+            allowed=allowed.to(device),
+            temperature=torch.tensor([s.temperature for s in sampling], device=device),
+            top_p=torch.tensor([s.top_p for s in sampling], device=device),
+            top_k=top_k.to(device) if bool(top_k.any()) else None,
+            rules=rules,
+            said=history([request.said if rules else [] for request in self._active], device),
+        )
 
     def _replies(self, ended: list[_Request]) -> list[Reply]:
         """Runs become pieces; the pictures of all requests that ended are drawn together."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from plait.checkpoints.outside import from_file, is_outside
 from plait.document import Document, Piece, Text, Turn
 from plait.errors import ConfigError, DocumentError, InputError, hint
 from plait.generate.engine import Engine, Reply, Settings
+from plait.generate.search import search
 from plait.nn.blocks import Decoder
 from plait.nn.packed import pack
 from plait.sequence import Batch, Sequence
@@ -36,18 +37,25 @@ class Overrides(TypedDict, total=False):
     max_images: int
     guidance: float
     temperature: float
+    top_k: int | None
     top_p: float
+    repetition_penalty: float
+    no_repeat_ngram: int
+    min_new_tokens: int
     image_temperature: float
+    image_top_k: int | None
     image_top_p: float
     seed: int
+    stop: str | tuple[str | tuple[int, ...], ...]
+    said: tuple[int, ...]
+    beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
 
 
-_SAMPLING = {
-    "temperature": ("text", "temperature"),
-    "top_p": ("text", "top_p"),
-    "image_temperature": ("image", "temperature"),
-    "image_top_p": ("image", "top_p"),
-}
+_OF_TEXT = ("temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram", "min_new_tokens")
+_OF_IMAGES = ("temperature", "top_k", "top_p")
+_SAMPLING = {name: ("text", name) for name in _OF_TEXT} | {f"image_{name}": ("image", name) for name in _OF_IMAGES}
 
 
 class Model:
@@ -84,8 +92,8 @@ class Model:
 
         Args:
             settings: see `Settings`; text is greedy unless a temperature is given.
-            overrides: `max_new_tokens`, `max_images`, `guidance`, `temperature` and `top_p` of text,
-                `image_temperature` and `image_top_p` of pictures, `seed`.
+            overrides: the names of `Settings` but `text` and `image`; those of `Sampling` for text;
+                `image_temperature`, `image_top_k` and `image_top_p` for pictures.
 
         Raises:
             DocumentError, ImageError: a document cannot be laid out or read.
@@ -95,9 +103,12 @@ class Model:
         asked = [documents] if isinstance(documents, Document) else list(documents)
         if not asked:
             return []
-        rows = sum(len(self.format.streams(document, settings.guidance).rows) for document in asked)
-        engine = Engine(self.system, min(rows, self.rows))
-        replies = engine.run(asked, [replace(settings, seed=settings.seed + i) for i in range(len(asked))])
+        each = [replace(settings, seed=settings.seed + i) for i in range(len(asked))]
+        if settings.beams > 1:
+            replies = [search(self.system, document, one) for document, one in zip(asked, each, strict=True)]
+        else:
+            rows = sum(len(self.format.streams(document, settings.guidance).rows) for document in asked)
+            replies = Engine(self.system, min(rows, self.rows)).run(asked, each)
         return replies[0] if isinstance(documents, Document) else replies
 
     def stream(
@@ -105,9 +116,13 @@ class Model:
     ) -> Iterator[Piece]:
         """The pieces of the reply as they come: text in chunks, a picture when it is whole.
 
-        The chunks of text, joined, are the text that `generate` gives for the same settings.
+        The chunks of text, joined, are the text that `generate` gives for the same settings. What beams find is known
+        at the end only.
         """
         settings = _settings(settings, overrides)
+        if settings.beams > 1:
+            yield from search(self.system, document, settings)
+            return
         engine = Engine(self.system, len(self.format.streams(document, settings.guidance).rows))
         number = engine.submit(document, settings)
         at, drawn, said = 0, 0, ""  # the run that is being told, pictures before it, and what was told of it
@@ -257,14 +272,14 @@ def _builder(system: str) -> Callable[[str], System]:
 
 def _settings(settings: Settings | None, overrides: Overrides) -> Settings:
     plain: dict[str, Any] = {}
-    sampling: dict[str, dict[str, float]] = {}
+    sampling: dict[str, dict[str, Any]] = {}
     known = {field.name for field in dataclasses.fields(Settings)} - {"text", "image"} | _SAMPLING.keys()
     for name, value in overrides.items():
         if name not in known:
             raise ConfigError(f"no setting {name!r}; {hint(name, sorted(known))}")
         if name in _SAMPLING:
             kind, field = _SAMPLING[name]
-            sampling.setdefault(kind, {})[field] = value  # type: ignore[assignment]
+            sampling.setdefault(kind, {})[field] = value
         else:
             plain[name] = value
     settings = settings or Settings()

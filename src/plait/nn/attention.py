@@ -371,6 +371,17 @@ class KVCache:
             for storage in pair:
                 storage[target, :, :length] = storage[source, :, :length]
 
+    def reorder(self, index: Int[Tensor, " n"]) -> None:
+        """Row i < n becomes what row index[i] is; a row may be taken several times, or not at all."""
+        n = len(index)
+        if torch.equal(index.cpu(), torch.arange(n)):
+            return
+        self.lengths[:n] = self.lengths[index.cpu()]
+        length = int(self.lengths[:n].max())
+        for pair in self._layers:
+            for storage in pair:
+                storage[:n, :, :length] = storage[index.to(storage.device), :, :length]
+
     def clear(self, row: int) -> None:
         """Forgets a row."""
         self.lengths[row] = 0

@@ -176,6 +176,14 @@ class Format(ABC):
     def read_text(self, run: Emitted) -> str:
         """The text of a generated run of kind "text", without its end symbol."""
 
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """The ids of a text by itself, as they stand in a generated run.
+
+        Raises:
+            ConfigError: the system does not say.
+        """
+        raise ConfigError(f"this system does not say which ids {text!r} is: give ids in place of text")
+
     @abstractmethod
     def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
         """Reader -> what makes pixels of a picture.

@@ -298,7 +298,11 @@ class CM3LeonFormat(Format):
         return Sequence(compact(spans))
 
     def _text(self, text: str, weight: float = 1.0) -> Span:
-        return tokens((i + self.vocabulary.first_text for i in self.text.encode(text)), weight=weight)
+        return tokens(self.text_ids(text), weight=weight)
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """By the BPE."""
+        return tuple(i + self.vocabulary.first_text for i in self.text.encode(text))
 
     def streams(self, document: Document, guidance: float) -> Streams:
         """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only.

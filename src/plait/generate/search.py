@@ -1,0 +1,98 @@
+"""A reply of text by beam search, of any system: one request at a time, its beams side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plait.document import Document, Piece, Text
+from plait.errors import ConfigError, InputError
+from plait.generate.beams import Beams, BeamSearch, Hypothesis, beam_search
+from plait.generate.engine import Reply, Settings, following
+from plait.nn.attention import KVCache
+from plait.sequence import Sequence
+from plait.systems.base import Emitted, Next, Stop, System
+
+
+@torch.inference_mode()
+def search(system: System, document: Document, settings: Settings) -> Reply:
+    """The reply with the best score that `settings.beams` beams find; without pictures, whatever `max_images` says.
+
+    A stop sequence ends the search when the first of the beams ends with it, as in published code.
+
+    Raises:
+        ConfigError: guidance.
+        DocumentError, ImageError: the document cannot be laid out or read.
+        InputError: the prompt leaves no room, or more than one run of text is asked for.
+    """
+    format = system.format
+    rows = format.streams(document, settings.guidance).rows
+    if len(rows) > 1:
+        raise ConfigError(f"{settings.beams} beams and guidance {settings.guidance}: leave one of them at 1")
+    room = format.max_length - len(rows[0])
+    if room < 1:
+        raise InputError(f"a prompt of {len(rows[0])} elements, at most {format.max_length - 1} fit: shorten it")
+    grammar = format.grammar(document, 0)
+    begin = grammar([])
+    if isinstance(begin, Stop) or not settings.max_new_tokens:
+        stop = begin.reason if isinstance(begin, Stop) else "max_new_tokens"
+        return Reply(document=Document(), runs=(), stop=stop)
+    if not isinstance(begin, Next) or begin.kind != "text" or begin.length is not None:
+        raise InputError("beams look for one run of text, and this reply begins otherwise: leave beams at 1")
+    most = min(settings.max_new_tokens, room)
+    best = _best(system, rows[0], begin, settings, most)
+    run = Emitted("text", best.ids, best.logprobs)
+    stop = "max_new_tokens" if most == settings.max_new_tokens else "max_length"
+    if best.ended:
+        after = grammar([run])
+        if not isinstance(after, Stop):
+            raise InputError("beams look for one run of text, and this reply has more: leave beams at 1")
+        stop = after.reason
+    elif len(best.ids) < most:
+        stop = "stop_sequence"
+    text = format.read_text(run)
+    pieces: list[Piece] = [Text(text)] if text else []
+    return Reply(document=Document(pieces), runs=(run,), stop=stop)
+
+
+def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, most: int) -> Hypothesis:
+    """The best of what may follow a prompt, of at most so many ids."""
+    collate = system.format.collator()
+    for reader, image in prompt.pictures:
+        collate.prepare[reader](image)
+    stops = settings.stops(system.format)
+    cache = KVCache(settings.beams)
+    allowed = begin.allowed.to(system.device)
+
+    def logprobs(hidden: Tensor) -> Tensor:
+        logits = system.heads[begin.head](hidden).float()
+        return torch.where(allowed, logits, -torch.inf).log_softmax(-1)
+
+    def step(ids: Tensor) -> Tensor:
+        position = cache.advance(torch.ones(len(ids), dtype=torch.long))
+        batch = following(ids.cpu()[:, None], position, torch.full_like(position, -1))
+        return logprobs(system(batch.to(system.device), cache).states[:, 0])
+
+    def stopped(said: Tensor) -> bool:
+        first = tuple(said[0, len(settings.said) :].tolist())
+        return any(first[-len(one) :] == one for one in stops)
+
+    found = BeamSearch(
+        Beams(
+            beams=settings.beams,
+            max_new_tokens=most,
+            length_penalty=settings.length_penalty,
+            early_stopping=settings.early_stopping,
+            sampling=settings.text,
+        ),
+        begin.ends,
+        said=settings.said,
+        stop=stopped if stops else None,
+        random=np.random.default_rng(settings.seed) if settings.text.temperature else None,
+    )
+    batch = collate([[prompt]], shift=False)
+    cache.advance(torch.tensor([len(prompt)]), batch.block)
+    states = system(batch.to(system.device), cache).states
+    ((best,),) = beam_search(found, logprobs(states[:, len(prompt) - 1]), step, cache.reorder)
+    return best
