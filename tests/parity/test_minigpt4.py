@@ -20,7 +20,8 @@ from torch import Tensor
 
 from plait.checkpoints.minigpt4 import ASSEMBLED, PROJECTION_FILE
 from plait.document import Document, Image, Turn
-from plait.generate.engine import Engine, Settings
+from plait.generate.engine import Settings
+from plait.generate.model import Model
 from plait.generate.sampling import Sampling, distribution, penalise
 from plait.nn import lora
 from plait.nn.attention import Visibility
@@ -29,6 +30,7 @@ from plait.nn.qformer import QFormerConfig
 from plait.nn.vit import VITConfig
 from plait.objectives.tokens import NextToken
 from plait.sequence import Batch, Collator, Prepare, Sequence, tokens
+from plait.systems.base import Grammar, Next, Stop
 from plait.systems.minigpt4 import CAPTION_END, READER, MiniGPT4, MiniGPT4Config, MiniGPT4Format
 from plait.text.pieces import SentencePiece
 from plait.text.templates import INSTRUCTIONS, caption, fill
@@ -130,6 +132,7 @@ class Golden:
 
     def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         self.settings = CASES[name]["settings"]
+        self.tensors = tensors
         self.given = {short: tensors[full] for short, full in CASES[name]["inputs"].items()}
         self.wanted = {short: tensors[full] for short, full in CASES[name]["outputs"].items()}
 
@@ -240,6 +243,21 @@ def llama(golden: Golden, plain: MiniGPT4) -> None:
         hook.remove()
     for name, value in states.items():
         assert_near(value, wanted[name], MODULES)
+
+
+def norm_eps(golden: Golden, plain: MiniGPT4) -> None:
+    modules = {
+        "vit": plain.vision.blocks[0].attention_norm,
+        "ln_vision": plain.vision_norm,
+        "qformer": plain.qformer.norm if plain.qformer else None,
+        "llama": plain.language.decoder.blocks[0].attention_norm,
+    }
+    assert modules.keys() == golden.given.keys()
+    for grad in (True, False):  # a CPU has two ways to take the root of a mean square
+        with torch.set_grad_enabled(grad):
+            for name, module in modules.items():
+                assert isinstance(module, torch.nn.Module)
+                assert_near(module(golden.given[name]), golden.wanted[name], MODULES)
 
 
 # -------------------------------------------------------------------------------------------------- losses
@@ -386,9 +404,15 @@ def train_steps(golden: Golden, plain: MiniGPT4) -> None:
 class Prompts(MiniGPT4Format):
     """Documents of numbers: prompts that are given as they are."""
 
-    def __init__(self, plain: MiniGPT4, rows: list[Sequence], pixels: Tensor) -> None:
+    def __init__(self, plain: MiniGPT4, rows: list[Sequence], pixels: Tensor, eos: int | None = None) -> None:
         super().__init__(plain.config, plain.format.text)
-        self.rows, self.pixels = rows, pixels
+        self.rows, self.pixels, self.eos = rows, pixels, eos
+
+    def grammar(self, document: Document, max_images: int) -> Grammar:
+        allowed = torch.ones(self.config.language.vocabulary, dtype=torch.bool)
+        ends = frozenset([self.text.eos if self.eos is None else self.eos])
+        step = Next(kind="text", head="token", allowed=allowed, ends=ends)
+        return lambda emitted: Stop("end") if emitted else step
 
     def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
         return self.rows[int(document.text)]
@@ -400,27 +424,50 @@ class Prompts(MiniGPT4Format):
         return {READER: Prepare(super().preprocess()[READER].shape, write)}
 
 
+def prompted(golden: Golden, plain: MiniGPT4) -> list[Sequence]:
+    texts = CASES["generate_batch"]["settings"]["texts"]
+    return [plain.format.sequence(fill(text, [image])) for text, image in zip(texts, numbered(3), strict=True)]
+
+
+def check_replies(plain: MiniGPT4, format: MiniGPT4Format, settings: Settings, ids: Tensor) -> None:
+    """The ids of a batch; the original begins with a start symbol that the model never saw, and pads with 0."""
+    assert (ids[:, 0] == BOS).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain, "format", format)
+        replies = Model(plain).generate([Document(str(i)) for i in range(len(ids))], settings)
+    for reply, wanted in zip(replies, ids[:, 1:].tolist(), strict=True):
+        said = reply.runs[0].ids
+        assert said == wanted[: len(said)]
+        assert not any(wanted[len(said) :])
+        assert len(said) == settings.max_new_tokens or reply.stop == "end"
+
+
 def generate_batch(golden: Golden, plain: MiniGPT4) -> None:
-    settings = golden.settings
-    rows = [
-        plain.format.sequence(fill(text, [image])) for text, image in zip(settings["texts"], numbered(3), strict=True)
-    ]
+    rows = prompted(golden, plain)
     mask = golden.wanted["attention_mask"].bool()
     inputs = batch(rows, golden.given["pixels"], shift=False)
     with torch.no_grad():
         embedded = inputs.embedded(plain.language.embed, {READER: plain.read(inputs.images)})
     for i, row in enumerate(rows):
         assert_near(embedded[i, : len(row)], golden.wanted["inputs_embeds"][i][mask[i]], MODULES)
-    format = plain.format
-    plain.format = Prompts(plain, rows, golden.given["pixels"])
-    replies = Engine(plain).run(
-        [Document(str(i)) for i in range(3)], [Settings(max_new_tokens=settings["max_new_tokens"])] * 3
+    format = Prompts(plain, rows, golden.given["pixels"])
+    settings = Settings(max_new_tokens=golden.settings["max_new_tokens"])
+    check_replies(plain, format, settings, golden.wanted["ids"])
+
+
+def generate_eos(golden: Golden, plain: MiniGPT4) -> None:
+    pixels = golden.tensors[CASES["generate_batch"]["inputs"]["pixels"]]  # the case holds what became of them
+    format = Prompts(plain, prompted(golden, plain), pixels, golden.settings["eos_token_id"])
+    settings = Settings(max_new_tokens=golden.settings["max_new_tokens"])
+    check_replies(plain, format, settings, golden.wanted["ids"])
+
+
+def generate_beam(golden: Golden, plain: MiniGPT4) -> None:
+    format = Prompts(plain, prompted(golden, plain), golden.given["pixels"])
+    settings = Settings(
+        max_new_tokens=golden.settings["max_new_tokens"], beams=golden.settings["num_beams"], said=(BOS,)
     )
-    plain.format = format
-    ids = golden.wanted["ids"]
-    assert (ids[:, 0] == BOS).all()  # of the old program alone: the model never saw it
-    for reply, wanted in zip(replies, ids[:, 1:].tolist(), strict=True):
-        assert reply.runs[0].ids == wanted
+    check_replies(plain, format, settings, golden.wanted["ids"])
 
 
 def mirrored(path: Path) -> Image:
@@ -441,7 +488,7 @@ def chat(golden: Golden, plain: MiniGPT4, turns: list[Turn], stops: list[list[in
         stop=tuple(tuple(one) for one in stops),
         said=(BOS,),
     )
-    (reply,) = Engine(plain).run([document], [asked])
+    reply = Model(plain).generate(document, asked)
     assert [BOS, *reply.runs[0].ids] == golden.wanted["ids"].tolist()
     assert reply.text == settings["answer"]
 
@@ -505,12 +552,15 @@ def checkpoint_keys(golden: Golden, plain: MiniGPT4) -> None:
 
 
 REPLAYS: dict[str, Callable[[Golden, MiniGPT4], None]] = {
-    **{f.__name__: f for f in (encode_img, encode_img_llama2, llama)},
+    **{f.__name__: f for f in (encode_img, encode_img_llama2, llama, norm_eps)},
     **{f.__name__: f for f in (loss_stage1, loss_stage2, loss_per_sample, multi_select, loss_multi_image)},
     **dict.fromkeys(("loss_instruction", "loss_text_only", "loss_context_cut"), loss_prompted),
     **{f.__name__: f for f in (v2_loss, v2_conv_loss, train_steps)},
     **{f.__name__: f for f in (chat_sampling_distribution, checkpoint_keys)},
-    **{f.__name__: f for f in (generate_batch, chat_turn1, chat_turn2_stop, chat_two_images)},
+    **{
+        f.__name__: f
+        for f in (generate_batch, generate_beam, generate_eos, chat_turn1, chat_turn2_stop, chat_two_images)
+    },
 }
 
 
