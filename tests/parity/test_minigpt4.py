@@ -474,10 +474,11 @@ def mirrored(path: Path) -> Image:
     return Image(PIL.ImageOps.mirror(PIL.Image.open(path).convert("RGB")))
 
 
-def chat(golden: Golden, plain: MiniGPT4, turns: list[Turn], stops: list[list[int]]) -> None:
+def chat(golden: Golden, plain: MiniGPT4, turns: list[Turn], stops: list[list[int]], kept: int | None = None) -> None:
     settings = golden.settings
     document = Document(turns)
     prompt = plain.format.layout(document, open=True)
+    prompt = prompt.cut(len(prompt) - (kept or len(prompt)), len(prompt))
     inputs = plain.format.collator()([[prompt]], shift=False)
     with torch.no_grad():
         embedded = inputs.embedded(plain.language.embed, {READER: plain.read(inputs.images)})
@@ -487,6 +488,7 @@ def chat(golden: Golden, plain: MiniGPT4, turns: list[Turn], stops: list[list[in
         text=Sampling(temperature=0.0, repetition_penalty=settings["repetition_penalty"]),
         stop=tuple(tuple(one) for one in stops),
         said=(BOS,),
+        cut_prompt=kept is not None,
     )
     reply = Model(plain).generate(document, asked)
     assert [BOS, *reply.runs[0].ids] == golden.wanted["ids"].tolist()
@@ -520,6 +522,12 @@ def chat_turn2_stop(golden: Golden, plain: MiniGPT4) -> None:
 
 def chat_two_images(golden: Golden, plain: MiniGPT4) -> None:
     chat(golden, plain, first_turns(3), golden.settings.get("stops", []))
+
+
+def chat_context_cut(golden: Golden, plain: MiniGPT4) -> None:
+    settings = golden.settings
+    short = build(language=replace(plain.config.language, positions=settings["max_length"]))
+    chat(golden, short, first_turns(1), [], kept=settings["max_length"] - settings["max_new_tokens"])
 
 
 def chat_sampling_distribution(golden: Golden, plain: MiniGPT4) -> None:
@@ -557,10 +565,8 @@ REPLAYS: dict[str, Callable[[Golden, MiniGPT4], None]] = {
     **dict.fromkeys(("loss_instruction", "loss_text_only", "loss_context_cut"), loss_prompted),
     **{f.__name__: f for f in (v2_loss, v2_conv_loss, train_steps)},
     **{f.__name__: f for f in (chat_sampling_distribution, checkpoint_keys)},
-    **{
-        f.__name__: f
-        for f in (generate_batch, generate_beam, generate_eos, chat_turn1, chat_turn2_stop, chat_two_images)
-    },
+    **{f.__name__: f for f in (generate_batch, generate_beam, generate_eos)},
+    **{f.__name__: f for f in (chat_turn1, chat_turn2_stop, chat_two_images, chat_context_cut)},
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from plait.errors import ConfigError, InputError
 from plait.generate.sampling import Rules, Sampling, draw, history
 from plait.nn.attention import KVCache
 from plait.sequence import Batch, Sequence
-from plait.systems.base import Emitted, Forced, Format, Grammar, Next, Stop, System
+from plait.systems.base import Emitted, Forced, Format, Grammar, Next, Stop, Streams, System
 
 GREEDY = Sampling(temperature=0.0)
 PLAIN = Sampling()
@@ -39,6 +39,9 @@ class Settings:
     text: Sampling = GREEDY
     image: Sampling = PLAIN
     seed: int = 0
+    cut_prompt: bool = False
+    """A prompt that leaves no room for `max_new_tokens` loses its beginning, be it in a picture, as in released code
+    (MiniGPT-4); by default it is refused if it leaves no room at all."""
     stop: str | tuple[str | tuple[int, ...], ...] = ()
     """A text, or several texts or ids: a run of text that ends with one of them is the last, and keeps it."""
     said: tuple[int, ...] = ()
@@ -191,6 +194,27 @@ class _Controls:
     said: Tensor  # (requests, t), where there are rules
 
 
+def prompt(format: Format, document: Document, settings: Settings) -> Streams:
+    """The rows of a request, cut if that is asked for.
+
+    Raises:
+        DocumentError: the document cannot be laid out.
+        InputError: it leaves no room.
+    """
+    streams, limit = format.streams(document, settings.guidance), format.max_length
+    if settings.cut_prompt:
+        kept = limit - settings.max_new_tokens
+        if kept < 1:
+            raise InputError(
+                f"max_new_tokens {settings.max_new_tokens} of {limit} elements leave no prompt: ask for less"
+            )
+        streams = replace(streams, rows=tuple(row.cut(max(0, len(row) - kept), len(row)) for row in streams.rows))
+    longest = max(len(row) for row in streams.rows)
+    if longest >= limit:
+        raise InputError(f"a prompt of {longest} elements, at most {limit - 1} fit: shorten it, or ask for cut_prompt")
+    return streams
+
+
 class Engine:
     """Submit requests, step until they are done, collect replies.
 
@@ -220,10 +244,7 @@ class Engine:
         """
         if settings.beams > 1:
             raise ConfigError(f"{settings.beams} beams in the engine: ask `Model.generate`, or leave beams at 1")
-        streams = self.system.format.streams(document, settings.guidance)
-        longest = max(len(row) for row in streams.rows)
-        if longest >= self._limit:
-            raise InputError(f"a prompt of {longest} elements, at most {self._limit - 1} fit: shorten it")
+        streams = prompt(self.system.format, document, settings)
         if len(streams.rows) > self.capacity:
             raise InputError(f"a request of {len(streams.rows)} rows in an engine of {self.capacity}: give more rows")
         for reader, image in streams.rows[0].pictures:

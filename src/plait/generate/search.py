@@ -9,7 +9,7 @@ from torch import Tensor
 from plait.document import Document, Piece, Text
 from plait.errors import ConfigError, InputError
 from plait.generate.beams import Beams, BeamSearch, Hypothesis, beam_search
-from plait.generate.engine import Reply, Settings, following
+from plait.generate.engine import Reply, Settings, following, prompt
 from plait.nn.attention import KVCache
 from plait.sequence import Sequence
 from plait.systems.base import Emitted, Next, Stop, System
@@ -27,12 +27,10 @@ def search(system: System, document: Document, settings: Settings) -> Reply:
         InputError: the prompt leaves no room, or more than one run of text is asked for.
     """
     format = system.format
-    rows = format.streams(document, settings.guidance).rows
+    rows = prompt(format, document, settings).rows
     if len(rows) > 1:
         raise ConfigError(f"{settings.beams} beams and guidance {settings.guidance}: leave one of them at 1")
     room = format.max_length - len(rows[0])
-    if room < 1:
-        raise InputError(f"a prompt of {len(rows[0])} elements, at most {format.max_length - 1} fit: shorten it")
     grammar = format.grammar(document, 0)
     begin = grammar([])
     if isinstance(begin, Stop) or not settings.max_new_tokens:
