@@ -81,7 +81,7 @@ def loaded(reference: Any) -> dict[str, Model]:
         system = Llama(reference, NEW)
         pack(system)
         if way == "compiled":
-            system.decoder.compile_step()
+            system.language.decoder.compile_step()
         models[way] = Model(system)
     return models
 

@@ -15,12 +15,11 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
+from plait.checkpoints.minigpt4 import LLAMA
 from plait.document import Document, Image, Text
-from plait.nn.attention import KVCache, SelfAttention
-from plait.nn.blocks import Block, Decoder, GatedMLP
-from plait.nn.norms import RMSNorm
+from plait.nn.attention import KVCache
+from plait.nn.llama import LLaMA, LLaMAConfig
 from plait.nn.packed import PackedLinear
-from plait.nn.positions import Rotary
 from plait.sequence import Batch, Prepare, Sequence, tokens
 from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, Streams, System, sight
 
@@ -56,36 +55,30 @@ class Llama(System):
         super().__init__()
         self.config = theirs.config
         self.format = Run(emitted)
-        self.embed = theirs.model.embed_tokens
-        self.head = theirs.lm_head
-        layers = theirs.model.layers
-        self.rotation = Rotary(self.config.hidden_size // self.config.num_attention_heads)
-        self.decoder = Decoder([self._block(layer) for layer in layers], self._norm(theirs.model.norm))
-
-    def _norm(self, theirs: Any) -> RMSNorm:
-        norm = RMSNorm(self.config.hidden_size, self.config.rms_norm_eps)
-        norm.weight = theirs.weight
-        return norm
-
-    def _block(self, theirs: Any) -> Block:
-        width, heads = self.config.hidden_size, self.config.num_attention_heads
-        attention = SelfAttention(width, heads, rotation=self.rotation)
-        own = theirs.self_attn
-        attention.qkv.weight = nn.Parameter(torch.cat([own.q_proj.weight, own.k_proj.weight, own.v_proj.weight]))
-        attention.out = own.o_proj
-        mlp = GatedMLP(width, self.config.intermediate_size, nn.SiLU())
-        mlp.gate_hidden.weight = nn.Parameter(torch.cat([theirs.mlp.gate_proj.weight, theirs.mlp.up_proj.weight]))
-        mlp.out = theirs.mlp.down_proj
-        return Block(self._norm(theirs.input_layernorm), attention, self._norm(theirs.post_attention_layernorm), mlp)
+        with torch.device("meta"):
+            self.language = LLaMA(
+                LLaMAConfig(
+                    vocabulary=VOCABULARY,
+                    width=self.config.hidden_size,
+                    hidden=self.config.intermediate_size,
+                    depth=self.config.num_hidden_layers,
+                    heads=self.config.num_attention_heads,
+                    positions=LENGTH,
+                    eps=self.config.rms_norm_eps,
+                )
+            )
+        wanted = {name: tuple(tensor.shape) for name, tensor in self.language.state_dict().items()}
+        self.language.load_state_dict(dict(LLAMA.read(theirs.state_dict().items(), wanted)), assign=True)
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Embedding, then the decoder."""
-        return Hidden(states=self.decoder(self.embed(batch.ids), batch.position, sight(batch, cache)), own={})
+        x = self.language.embed(batch.ids)
+        return Hidden(states=self.language(x, batch.position, sight(batch, cache)), own={})
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """The output table."""
-        return {"token": self.head}
+        return {"token": self.language.head}
 
     def write(self, runs: Items[Emitted]) -> list[Image]:
         """Nothing to see."""
@@ -107,7 +100,8 @@ class Llama(System):
         They are those of `torch.nn.functional.linear`, or packed where the system is.
         """
         layers = [module for module in self.modules() if isinstance(module, nn.Linear | PackedLinear)]
-        first = [torch.randn(rows * (1 if layer is self.head else prompt), layer.weight.shape[1]) for layer in layers]
+        counts = [rows if layer is self.language.head else rows * prompt for layer in layers]
+        first = [torch.randn(n, layer.weight.shape[1]) for n, layer in zip(counts, layers, strict=True)]
         later = [x[:rows].clone() for x in first]
 
         def run(steps: int) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from golden import GRADIENTS, LOSSES, MODULES, PIXELS, Golden, Goldens, assert_near
 from torch import Tensor, nn
 
 from plait import images
@@ -21,13 +18,10 @@ from plait.document import Image
 from plait.nn.vqgan import VQGAN, VQGANConfig
 from plait.objectives.reconstruction import Reconstruct, hinge, per_picture
 
-FOLDER = Path(os.environ.get("PLAIT_GOLDENS", Path(__file__).parents[1] / "goldens")) / "cm3leon" / "tiny"
-CONFIG = json.loads((FOLDER / "config.json").read_text())
+GOLDENS = Goldens("cm3leon")
+FOLDER, CONFIG = GOLDENS.folder, GOLDENS.config
 PREFIXES = ("vq", "preprocess_rgb", "postprocess")
-CASES = {
-    c["name"]: c for c in json.loads((FOLDER / "cases.json").read_text())["cases"] if c["name"].startswith(PREFIXES)
-}
-MODULES, LOSSES, GRADIENTS, PIXELS = 5e-6, 2e-6, 1e-5, 1e-6  # the tolerances of the goldens' README
+CASES = [name for name in GOLDENS.cases if name.startswith(PREFIXES)]
 
 PATTERNS = [
     (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.block\.(\d+)", r"\1.levels.\2.blocks.\3"),
@@ -69,34 +63,14 @@ def build() -> VQGAN:
             dropout=published["dropout"],
         )
     )
-    weights = load_file(FOLDER / "weights.safetensors")
+    weights = GOLDENS.weights()
     model.load_state_dict({ours(k.removeprefix("vqgan/")): v for k, v in weights.items() if k.startswith("vqgan/")})
     return model.eval()
-
-
-def assert_near(value: Tensor, golden: Tensor, tolerance: float) -> None:
-    assert value.shape == golden.shape
-    error = (value.detach() - golden).abs().max() / golden.abs().max()
-    assert error <= tolerance, f"error {error:.2e} above {tolerance:.0e}"
 
 
 @pytest.fixture(scope="module")
 def model() -> VQGAN:
     return build()
-
-
-@pytest.fixture(scope="module")
-def tensors() -> dict[str, Tensor]:
-    return load_file(FOLDER / "cases.safetensors")
-
-
-class Golden:
-    """The tensors of one case by their short names."""
-
-    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        self.settings = CASES[name]["settings"]
-        self.given = {short: tensors[full] for short, full in CASES[name]["inputs"].items()}
-        self.wanted = {short: tensors[full] for short, full in CASES[name]["outputs"].items()}
 
 
 def whole(model: VQGAN, golden: Golden) -> None:
@@ -189,13 +163,13 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_case(name: str, model: VQGAN, tensors: dict[str, Tensor]) -> None:
+def test_case(name: str, model: VQGAN) -> None:
     check = next(check for prefix, check in CHECKS.items() if name.startswith(prefix))
-    check(model, Golden(name, tensors))
+    check(model, GOLDENS[name])
 
 
 def test_every_published_weight_is_used() -> None:
-    weights = load_file(FOLDER / "weights.safetensors")
+    weights = GOLDENS.weights()
     published = {ours(key.removeprefix("vqgan/")) for key in weights if key.startswith("vqgan/")}
     assert published == set(build().state_dict())
 

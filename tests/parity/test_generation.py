@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from itertools import pairwise
@@ -13,24 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from golden import Goldens, assert_near
 from torch import Tensor, nn
 
+from plait.checkpoints.minigpt4 import LLAMA
 from plait.document import Document, Image
 from plait.generate.beams import Beams, BeamSearch, Hypothesis, beam_search, drawn_from
 from plait.generate.engine import Engine, Reply, Settings
 from plait.generate.sampling import Rules, Sampling, distribution, history
-from plait.nn.attention import KVCache, SelfAttention
-from plait.nn.blocks import Block, Decoder, GatedMLP
-from plait.nn.norms import RMSNorm
-from plait.nn.positions import Rotary
+from plait.nn.attention import KVCache
+from plait.nn.llama import LLaMA, LLaMAConfig
 from plait.sequence import Batch, Prepare, Sequence, tokens
 from plait.systems.base import Emitted, Format, Hidden, Next, Stop, System, sight
 
-FOLDER = Path(os.environ.get("PLAIT_GOLDENS", Path(__file__).parents[1] / "goldens")) / "generation" / "tiny"
-CONFIG = json.loads((FOLDER / "config.json").read_text())["llama"]
-CASES = {case["name"]: case for case in json.loads((FOLDER / "cases.json").read_text())["cases"]}
-SCORES = 5e-6  # the tolerance of the goldens' README
+GOLDENS = Goldens("generation")
+CONFIG, CASES = GOLDENS.config["llama"], GOLDENS.cases
 
 Trie = Callable[[int, list[int]], list[int]]
 
@@ -41,39 +36,7 @@ def names(kind: str, searched: bool = False) -> list[str]:
     return [case["name"] for case in found if kind != "generate" or (case["settings"]["num_beams"] > 1) == searched]
 
 
-def assert_near(value: Tensor, golden: Tensor) -> None:
-    assert value.shape == golden.shape
-    error = (value - golden).abs().max() / golden.abs().max()
-    assert error <= SCORES, f"error {error:.2e} above {SCORES:.0e}"
-
-
-@pytest.fixture(scope="module")
-def tensors() -> dict[str, Tensor]:
-    return load_file(FOLDER / "cases.safetensors")
-
-
 # --------------------------------------------------------------------------------------------------- the model
-
-
-def block(weights: Mapping[str, Tensor], rotation: Rotary) -> Block:
-    """One layer of the published file."""
-    width, hidden, eps = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["rms_norm_eps"]
-    made = Block(
-        RMSNorm(width, eps),
-        SelfAttention(width, CONFIG["num_attention_heads"], rotation),
-        RMSNorm(width, eps),
-        GatedMLP(width, hidden, {"silu": nn.SiLU()}[CONFIG["hidden_act"]]),
-    )
-    joined = {
-        "attention_norm.weight": ["input_layernorm"],
-        "attention.qkv.weight": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-        "attention.out.weight": ["self_attn.o_proj"],
-        "mlp_norm.weight": ["post_attention_layernorm"],
-        "mlp.gate_hidden.weight": ["mlp.gate_proj", "mlp.up_proj"],
-        "mlp.out.weight": ["mlp.down_proj"],
-    }
-    made.load_state_dict({own: torch.cat([weights[f"{name}.weight"] for name in of]) for own, of in joined.items()})
-    return made
 
 
 class Llama(System):
@@ -81,29 +44,32 @@ class Llama(System):
 
     def __init__(self, prompts: Items[Tensor], grammar: Callable[[Items[Emitted]], Next | Stop]) -> None:
         super().__init__()
-        weights = load_file(FOLDER / "weights.safetensors")
-        table = weights["model.embed_tokens.weight"]
-        rotation = Rotary(CONFIG["hidden_size"] // CONFIG["num_attention_heads"])
-        layers = [
-            block({k.removeprefix(f"model.layers.{i}."): v for k, v in weights.items()}, rotation)
-            for i in range(CONFIG["num_hidden_layers"])
-        ]
-        norm = RMSNorm(CONFIG["hidden_size"], CONFIG["rms_norm_eps"])
-        norm.load_state_dict({"weight": weights["model.norm.weight"]})
+        assert CONFIG["hidden_act"] == "silu"
+        self.language = LLaMA(
+            LLaMAConfig(
+                vocabulary=CONFIG["vocab_size"],
+                width=CONFIG["hidden_size"],
+                hidden=CONFIG["intermediate_size"],
+                depth=CONFIG["num_hidden_layers"],
+                heads=CONFIG["num_attention_heads"],
+                positions=CONFIG["max_position_embeddings"],
+                eps=CONFIG["rms_norm_eps"],
+            )
+        )
+        wanted = {name: tuple(tensor.shape) for name, tensor in self.language.state_dict().items()}
+        self.language.load_state_dict(dict(LLAMA.read(GOLDENS.weights().items(), wanted)))
+        table = self.language.embed.weight.detach()
         self.embed = nn.Embedding.from_pretrained(torch.cat([table, *prompts]))
-        self.decoder = Decoder(layers, norm)
-        self.head = nn.Linear(*reversed(weights["lm_head.weight"].shape), bias=False)
-        self.head.load_state_dict({"weight": weights["lm_head.weight"]})
         starts = np.cumsum([len(table), *map(len, prompts)])
         self.format = Vectors([range(a, b) for a, b in pairwise(starts.tolist())], grammar)
         self.eval()
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
-        return Hidden(states=self.decoder(self.embed(batch.ids), batch.position, sight(batch, cache)), own={})
+        return Hidden(states=self.language(self.embed(batch.ids), batch.position, sight(batch, cache)), own={})
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        return {"token": self.head}
+        return {"token": self.language.head}
 
     def write(self, runs: Items[Emitted]) -> list[Image]:
         raise NotImplementedError
@@ -141,9 +107,9 @@ class Vectors(Format):
         return CONFIG["max_position_embeddings"]
 
 
-def real_rows(case: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Tensor]:
+def real_rows(case: Mapping[str, Any]) -> list[Tensor]:
     """The vectors of each prompt, without the padding on the left."""
-    embeds, mask = (tensors[name] for name in case["inputs"][:2])
+    embeds, mask = (GOLDENS.tensors[name] for name in case["inputs"][:2])
     return [row[real.bool()] for row, real in zip(embeds, mask, strict=True)]
 
 
@@ -184,11 +150,11 @@ def rules(settings: Mapping[str, Any], said: Tensor, vocabulary: int) -> Rules |
 
 
 @pytest.mark.parametrize("name", names("distribution"))
-def test_distribution(name: str, tensors: dict[str, Tensor]) -> None:
+def test_distribution(name: str) -> None:
     case = CASES[name]
     settings = case["settings"]
-    given = [tensors[full] for full in case["inputs"]]
-    logits, golden = given[0], tensors[case["outputs"][0]]
+    given = [GOLDENS.tensors[full] for full in case["inputs"]]
+    logits, golden = given[0], GOLDENS.tensors[case["outputs"][0]]
     said = given[1] if len(given) > 1 else history([[settings["bos_token_id"]]], logits.device)
     if len(given) > 2:
         logits, said = logits[: settings["num_beams"]].log_softmax(-1), said[: settings["num_beams"]]
@@ -211,7 +177,7 @@ def test_distribution(name: str, tensors: dict[str, Tensor]) -> None:
 # ------------------------------------------------------------------------------------------------ one beam each
 
 
-def greedy(case: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[list[Reply], int]:
+def greedy(case: Mapping[str, Any]) -> tuple[list[Reply], int]:
     """The replies to the rows of a case by the engine, and how many steps it took."""
     settings = case["settings"]
     end, bos = settings["eos_token_id"], settings["bos_token_id"]
@@ -228,7 +194,7 @@ def greedy(case: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[list
         allowed[follows(0, [bos, *said])] = True
         return Next(kind="text", head="token", allowed=allowed, length=1)
 
-    prompts = real_rows(case, tensors)
+    prompts = real_rows(case)
     engine = Engine(Llama(prompts, grammar))
     for i in range(len(prompts)):
         one = Settings(
@@ -251,10 +217,10 @@ def greedy(case: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[list
 
 
 @pytest.mark.parametrize("name", names("generate"))
-def test_one_beam(name: str, tensors: dict[str, Tensor]) -> None:
+def test_one_beam(name: str) -> None:
     case = CASES[name]
     settings = case["settings"]
-    replies, steps = greedy(case, tensors)
+    replies, steps = greedy(case)
     said = [[settings["bos_token_id"], *(id for run in reply.runs for id in run.ids)] for reply in replies]
     width = max(map(len, said))
     assert [ids + [settings["pad_token_id"]] * (width - len(ids)) for ids in said] == case["output_ids"]
@@ -266,10 +232,10 @@ def test_one_beam(name: str, tensors: dict[str, Tensor]) -> None:
 # -------------------------------------------------------------------------------------------------- several beams
 
 
-def searched(case: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[list[list[Hypothesis]], int]:
+def searched(case: Mapping[str, Any]) -> tuple[list[list[Hypothesis]], int]:
     """The best replies to each row of a case, and how often the decoder was called."""
     settings = case["settings"]
-    prompts = real_rows(case, tensors)
+    prompts = real_rows(case)
     llama = Llama(prompts, lambda emitted: Stop("unused"))
     n = settings["num_beams"]
     cache = KVCache(len(prompts) * n)
@@ -278,8 +244,8 @@ def searched(case: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[li
     def step(x: Tensor, counts: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        states = llama.decoder(x, cache.advance(counts), cache.attend)
-        return llama.head(states[torch.arange(len(x)), counts - 1]).log_softmax(-1)
+        states = llama.language(x, cache.advance(counts), cache.attend)
+        return llama.language.head(states[torch.arange(len(x)), counts - 1]).log_softmax(-1)
 
     def stop(said: Tensor) -> bool:
         first = said[0].tolist()
@@ -311,10 +277,10 @@ def searched(case: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[li
 
 @pytest.mark.parametrize("name", names("generate", searched=True))
 @torch.no_grad()
-def test_several_beams(name: str, tensors: dict[str, Tensor]) -> None:
+def test_several_beams(name: str) -> None:
     case = CASES[name]
     settings = case["settings"]
-    found, calls = searched(case, tensors)
+    found, calls = searched(case)
     replies = [reply for row in found for reply in row]
     assert calls == case["steps"]
     said = [[settings["bos_token_id"], *(reply.ids[:-1] if reply.ended else reply.ids)] for reply in replies]
@@ -322,4 +288,4 @@ def test_several_beams(name: str, tensors: dict[str, Tensor]) -> None:
     end, pad = settings["eos_token_id"], settings["pad_token_id"]
     padded = [[*ids, *([end] if len(ids) < width else []), *([pad] * (width - len(ids) - 1))] for ids in said]
     assert padded == case["output_ids"]
-    assert_near(torch.tensor([reply.score for reply in replies]), tensors[case["outputs"][1]])
+    assert_near(torch.tensor([reply.score for reply in replies]), GOLDENS.tensors[case["outputs"][1]])

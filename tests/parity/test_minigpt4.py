@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +12,8 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 import torch
+from golden import GRADIENTS, LOSSES, MODULES, STEPS, Golden, Goldens, assert_near
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from plait.checkpoints.minigpt4 import ASSEMBLED, PROJECTION_FILE
@@ -35,10 +33,8 @@ from plait.systems.minigpt4 import CAPTION_END, READER, MiniGPT4, MiniGPT4Config
 from plait.text.pieces import SentencePiece
 from plait.text.templates import INSTRUCTIONS, caption, fill
 
-FOLDER = Path(os.environ.get("PLAIT_GOLDENS", Path(__file__).parents[1] / "goldens")) / "minigpt4" / "tiny"
-CONFIG = json.loads((FOLDER / "config.json").read_text())
-CASES = {c["name"]: c for c in json.loads((FOLDER / "cases.json").read_text())["cases"]}
-MODULES, LOSSES, GRADIENTS, STEPS = 5e-6, 2e-6, 1e-5, 2e-5  # the tolerances of the goldens' README
+GOLDENS = Goldens("minigpt4")
+FOLDER, CONFIG, CASES = GOLDENS.folder, GOLDENS.config, GOLDENS.cases
 BOS = 1
 
 
@@ -84,9 +80,9 @@ def build(extra: str = "", **changed: Any) -> MiniGPT4:
     """The golden's system; `extra`: that of another projection, without a Q-Former."""
     sizes = config(**({"qformer": None} if extra else {}), **changed)
     system = MiniGPT4(sizes, SentencePiece.read(FOLDER / "tokenizer.model", pad=sizes.pad))
-    published = load_file(FOLDER / "weights.safetensors")
+    published = GOLDENS.weights()
     if extra:
-        others = load_file(FOLDER / "weights_extra.safetensors")
+        others = GOLDENS.weights("weights_extra")
         published = {key: value for key, value in published.items() if not key.startswith(("Qformer", "query_tokens"))}
         published |= {f"llama_proj.{w}": others[f"{extra}.llama_proj.{w}"] for w in ("weight", "bias")}
     wanted = {name: tuple(tensor.shape) for name, tensor in system.state_dict().items()}
@@ -96,7 +92,7 @@ def build(extra: str = "", **changed: Any) -> MiniGPT4:
 
 def adapted(system: MiniGPT4) -> MiniGPT4:
     """With the adapters of the second version on queries and values."""
-    others = load_file(FOLDER / "weights_extra.safetensors")
+    others = GOLDENS.weights("weights_extra")
     system.requires_grad_(False)
     rank, alpha = CONFIG["v2"]["lora_r"], float(CONFIG["v2"]["lora_alpha"])
     names = [f"language.decoder.blocks.{i}.attention.qkv" for i in range(CONFIG["llama"]["num_hidden_layers"])]
@@ -111,30 +107,9 @@ def adapted(system: MiniGPT4) -> MiniGPT4:
     return system
 
 
-def assert_near(value: Tensor, golden: Tensor, tolerance: float) -> None:
-    assert value.shape == golden.shape
-    error = (value.detach() - golden).abs().max() / golden.abs().max()
-    assert error <= tolerance, f"error {error:.2e} above {tolerance:.0e}"
-
-
-@pytest.fixture(scope="module")
-def tensors() -> dict[str, Tensor]:
-    return load_file(FOLDER / "cases.safetensors")
-
-
 @pytest.fixture(scope="module")
 def plain() -> MiniGPT4:
     return build()
-
-
-class Golden:
-    """The tensors of one case by their short names."""
-
-    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        self.settings = CASES[name]["settings"]
-        self.tensors = tensors
-        self.given = {short: tensors[full] for short, full in CASES[name]["inputs"].items()}
-        self.wanted = {short: tensors[full] for short, full in CASES[name]["outputs"].items()}
 
 
 def numbered(count: int) -> list[Image]:
@@ -456,7 +431,7 @@ def generate_batch(golden: Golden, plain: MiniGPT4) -> None:
 
 
 def generate_eos(golden: Golden, plain: MiniGPT4) -> None:
-    pixels = golden.tensors[CASES["generate_batch"]["inputs"]["pixels"]]  # the case holds what became of them
+    pixels = GOLDENS.tensors[CASES["generate_batch"]["inputs"]["pixels"]]  # the case holds what became of them
     format = Prompts(plain, prompted(golden, plain), pixels, golden.settings["eos_token_id"])
     settings = Settings(max_new_tokens=golden.settings["max_new_tokens"])
     check_replies(plain, format, settings, golden.wanted["ids"])
@@ -550,7 +525,7 @@ def chat_sampling_distribution(golden: Golden, plain: MiniGPT4) -> None:
 
 
 def checkpoint_keys(golden: Golden, plain: MiniGPT4) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(FOLDER / "weights.safetensors").items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in GOLDENS.weights().items()}
     saved = {key: shapes.get(key, (1,)) for key in golden.settings["saved"]}
     wanted = {f"projection.{name}": tuple(p.shape) for name, p in plain.projection.named_parameters()}
     report = PROJECTION_FILE.report(saved, wanted)
@@ -571,5 +546,5 @@ REPLAYS: dict[str, Callable[[Golden, MiniGPT4], None]] = {
 
 
 @pytest.mark.parametrize("name", REPLAYS)
-def test_case(name: str, plain: MiniGPT4, tensors: dict[str, Tensor]) -> None:
-    REPLAYS[name](Golden(name, tensors), plain)
+def test_case(name: str, plain: MiniGPT4) -> None:
+    REPLAYS[name](GOLDENS[name], plain)

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from golden import LOSSES, Golden, Goldens, assert_near
 from torch import Tensor, nn
 
 from plait.checkpoints.keymap import KeyMap
 from plait.checkpoints.minigpt4 import ASSEMBLED, BLIP2_STAGE1_FILE, LANGUAGE_FILE, table_of
-from plait.nn.attention import SelfAttention
-from plait.nn.blocks import Block, Decoder, GatedMLP
-from plait.nn.norms import RMSNorm
-from plait.nn.positions import NoRotation
+from plait.nn.llama import LLAMA_7B, LLaMA, LLaMAConfig
 from plait.nn.qformer import BLIP2_QFORMER, BLIP2_TEXT, Memory, QFormer, QFormerConfig, QFormerHeads, TextConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, resize_positions
 
-FOLDER = Path(os.environ.get("PLAIT_GOLDENS", Path(__file__).parents[1] / "goldens")) / "minigpt4" / "tiny"
-CONFIG = json.loads((FOLDER / "config.json").read_text())
-CASES = {c["name"]: c for c in json.loads((FOLDER / "cases.json").read_text())["cases"]}
+GOLDENS = Goldens("minigpt4")
+CONFIG, CASES = GOLDENS.config, GOLDENS.cases
 PUBLISHED = json.loads((Path(__file__).parents[1] / "goldens/minigpt4/published.json").read_text())["files"]
-MODULES, LOSSES = 5e-6, 2e-6  # the tolerances of the goldens' README
 
 
 def vit_config() -> VITConfig:
@@ -62,21 +56,6 @@ def qformer_config(text: bool = False) -> QFormerConfig:
     )
 
 
-class Language(nn.Module):
-    """The weights of a LLaMA; that it computes what LLaMA does is tested elsewhere."""
-
-    def __init__(self, vocabulary: int, width: int, depth: int, heads: int, hidden: int) -> None:
-        super().__init__()
-
-        def block() -> Block:
-            attention, mlp = SelfAttention(width, heads, NoRotation()), GatedMLP(width, hidden, nn.SiLU())
-            return Block(RMSNorm(width), attention, RMSNorm(width), mlp)
-
-        self.embed = nn.Embedding(vocabulary, width)
-        self.decoder = Decoder([block() for _ in range(depth)], RMSNorm(width))
-        self.head = nn.Linear(width, vocabulary, bias=False)
-
-
 class Parts(nn.Module):
     """MiniGPT-4's parts by the names of the tables; with `text` also the heads of BLIP-2's first stage."""
 
@@ -84,7 +63,7 @@ class Parts(nn.Module):
         self,
         vit: VITConfig,
         qformer: QFormerConfig,
-        language: Language,
+        language: LLaMA,
         projection: nn.Linear,
         shared: int,
         vision_norm_eps: float = 1e-5,
@@ -109,12 +88,14 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def tiny(text: bool = False) -> Parts:
     sizes = CONFIG["llama"]
-    language = Language(
-        sizes["vocab_size"],
-        sizes["hidden_size"],
-        sizes["num_hidden_layers"],
-        sizes["num_attention_heads"],
-        sizes["intermediate_size"],
+    language = LLaMA(
+        LLaMAConfig(
+            vocabulary=sizes["vocab_size"],
+            width=sizes["hidden_size"],
+            hidden=sizes["intermediate_size"],
+            depth=sizes["num_hidden_layers"],
+            heads=sizes["num_attention_heads"],
+        )
     )
     qformer = qformer_config(text)
     projection = nn.Linear(qformer.width, sizes["hidden_size"])
@@ -123,21 +104,17 @@ def tiny(text: bool = False) -> Parts:
     ).eval()
 
 
-def released() -> dict[str, Tensor]:
-    return load_file(FOLDER / "weights.safetensors")
-
-
 def blip2_weights() -> dict[str, Tensor]:
     """Of the first stage; its tower and the norm behind it are those of MiniGPT-4."""
-    extra = load_file(FOLDER / "weights_extra.safetensors")
+    extra = GOLDENS.weights("weights_extra")
     own = {key.removeprefix("blip2."): tensor for key, tensor in extra.items() if key.startswith("blip2.")}
-    return own | {key: tensor for key, tensor in released().items() if key.startswith("ln_vision.")}
+    return own | {key: tensor for key, tensor in GOLDENS.weights().items() if key.startswith("ln_vision.")}
 
 
 @pytest.fixture(scope="module")
 def model() -> Parts:
     parts = tiny()
-    parts.load_state_dict(dict(ASSEMBLED.read(released().items(), shapes(parts))))
+    parts.load_state_dict(dict(ASSEMBLED.read(GOLDENS.weights().items(), shapes(parts))))
     return parts
 
 
@@ -146,35 +123,10 @@ def blip2() -> Parts:
     parts = tiny(text=True)
     wanted = shapes(parts)
     own = dict(BLIP2_STAGE1_FILE.read(blip2_weights().items(), wanted))
-    tower = {key: tensor for key, tensor in released().items() if key.startswith("visual_encoder.")}
+    tower = {key: tensor for key, tensor in GOLDENS.weights().items() if key.startswith("visual_encoder.")}
     seen = {name: shape for name, shape in wanted.items() if name.startswith("vision.")}
     parts.load_state_dict(own | dict(ASSEMBLED.read(tower.items(), seen)), strict=False)
     return parts
-
-
-@pytest.fixture(scope="module")
-def tensors() -> dict[str, Tensor]:
-    return load_file(FOLDER / "cases.safetensors")
-
-
-class Golden:
-    """The tensors of one case by their short names; "weights:KEY" is one of the program's weights."""
-
-    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        self.settings = CASES[name]["settings"]
-        self.given = {short: _find(full, tensors) for short, full in CASES[name]["inputs"].items()}
-        self.wanted = {short: tensors[full] for short, full in CASES[name]["outputs"].items()}
-
-
-def _find(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    file, _, key = name.rpartition(":")
-    return released()[key] if file == "weights" else tensors[name]
-
-
-def assert_near(value: Tensor, golden: Tensor, tolerance: float = MODULES) -> None:
-    assert value.shape == golden.shape
-    error = (value.detach() - golden).abs().max() / golden.abs().max()
-    assert error <= tolerance, f"error {error:.2e} above {tolerance:.0e}"
 
 
 def outputs(modules: list[nn.Module], run: Callable[[], Any]) -> list[Tensor]:
@@ -229,9 +181,9 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name in CHECKS])
-def test_case(name: str, model: Parts, tensors: dict[str, Tensor]) -> None:
+def test_case(name: str, model: Parts) -> None:
     with torch.no_grad():
-        CHECKS[name](model, Golden(name, tensors))
+        CHECKS[name](model, GOLDENS[name])
 
 
 def blip2_features(model: Parts, golden: Golden) -> None:
@@ -272,9 +224,9 @@ def blip2_features(model: Parts, golden: Golden) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("blip2_")])
-def test_blip2(name: str, blip2: Parts, tensors: dict[str, Tensor]) -> None:
+def test_blip2(name: str, blip2: Parts) -> None:
     with torch.no_grad():
-        blip2_features(blip2, Golden(name, tensors))
+        blip2_features(blip2, GOLDENS[name])
 
 
 def test_constants_that_no_tolerance_separates(model: Parts) -> None:
@@ -299,7 +251,7 @@ def round_trip(table: KeyMap, weights: dict[str, Tensor], parts: Parts) -> None:
 
 
 def test_weights_come_back() -> None:
-    round_trip(ASSEMBLED, released(), tiny())
+    round_trip(ASSEMBLED, GOLDENS.weights(), tiny())
     round_trip(BLIP2_STAGE1_FILE, blip2_weights(), tiny(text=True))
 
 
@@ -307,7 +259,7 @@ def full_size(text: bool, projection: tuple[int, int]) -> Parts:
     """As published; Vicuna is the smaller one, whatever the projection leads to."""
     qformer = QFormerConfig(**{**vars(BLIP2_QFORMER), "text": BLIP2_TEXT if text else None})
     with torch.device("meta"):
-        return Parts(EVA_VIT_G, qformer, Language(32_000, 4096, 32, 32, 11_008), nn.Linear(*projection), 256)
+        return Parts(EVA_VIT_G, qformer, LLaMA(LLAMA_7B), nn.Linear(*projection), 256)
 
 
 def projection_of(variant: str) -> tuple[int, int]:
