@@ -1,5 +1,7 @@
 """Makes the list of kinds in docs/shapes.md and a sheet of pictures for each, docs/images/shapes/<kind>.png.
 
+Also one of the documents of `Shapes`, documents.png.
+
 python tools/docs_shapes.py
 
 The cases are the first of seed 0, not chosen by hand.
@@ -15,8 +17,10 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageDraw
 
+from plait.data.shapes import Shapes
 from plait.data.shapes.cases import Case, Cases
 from plait.data.shapes.kinds import CASES
+from plait.data.shapes.source import KINDS
 from plait.document import Document, Image, Piece, Text, Video
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -34,8 +38,12 @@ def main() -> None:
     for name, kind in CASES.items():
         source = kind(seed=0, length=ROWS, split=kind.parts[0], resolution=64)
         cases = list(source.cases())
-        sheet(cases).quantize(COLOURS, dither=PIL.Image.Dither.NONE).save(SHEETS / f"{name}.png", optimize=True)
+        save(name, [(pictures(case.document), list(written(case))) for case in cases])
         sections.append(section(name, kind, cases[0]))
+    kinds = [
+        Shapes(seed=0, mix={kind: 1.0}, resolution=64, questions_each=4, length=4)[i] for i, kind in enumerate(KINDS)
+    ]
+    save("documents", [(pictures(document), list(turns(document))) for document in kinds])
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     PAGE.write_text(f"{before}{BEGIN}\n\n{''.join(sections)}{END}{after}", encoding="utf-8")
@@ -53,12 +61,17 @@ def section(name: str, kind: type[Cases], case: Case) -> str:
 
 def written(case: Case) -> Iterator[str]:
     """The case in words, one turn a line; a picture is [picture]."""
-    for turn in case.prompt.turns:
+    yield from turns(case.prompt)
+    yield f"reply: {said(case.reply.pieces)}"
+
+
+def turns(document: Document) -> Iterator[str]:
+    """A document in words, one turn a line."""
+    for turn in document.turns:
         if any(isinstance(piece, Text | Image | Video) for piece in turn.pieces):
             yield f"{turn.role}: {said(turn.pieces)}"
-    if not case.prompt.turns:
-        yield f"prompt: {said(case.prompt.pieces)}"
-    yield f"reply: {said(case.reply.pieces)}"
+    if not document.turns:
+        yield f"prompt: {said(document.pieces)}"
 
 
 def said(pieces: tuple[Piece, ...]) -> str:
@@ -78,9 +91,13 @@ def pictures(document: Document) -> list[PIL.Image.Image]:
     return found
 
 
-def sheet(cases: list[Case]) -> PIL.Image.Image:
-    """One case a row: its pictures, and what is said, the reply last."""
-    rows = [(pictures(case.document), list(written(case))) for case in cases]
+def save(name: str, rows: list[tuple[list[PIL.Image.Image], list[str]]]) -> None:
+    """A sheet under this name."""
+    sheet(rows).quantize(COLOURS, dither=PIL.Image.Dither.NONE).save(SHEETS / f"{name}.png", optimize=True)
+
+
+def sheet(rows: list[tuple[list[PIL.Image.Image], list[str]]]) -> PIL.Image.Image:
+    """One row for each: its pictures, and what is said."""
     columns = min(max(len(shown) for shown, _ in rows), 4)
     left = columns * (SIDE + GAP)
     letters = int((WIDTH - left - 2 * GAP) / LETTER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -115,7 +116,14 @@ class Decoder(nn.Module):
             get_cpp_compiler()
         except InvalidCxxCompiler as error:
             raise ConfigError("compile needs a C++ compiler and found none: install g++, or leave it out") from error
-        compiled = torch.compile(self._through)
+
+        def backend(graph: Any, inputs: list[Tensor]) -> Any:  # one of its own: so no other decoder finds its code
+            from torch._inductor.compile_fx import compile_fx
+
+            return compile_fx(graph, inputs)
+
+        unguarded = torch.compiler.skip_guard_on_all_nn_modules_unsafe  # they do not change, and checks take time
+        compiled = torch.compile(self._through, backend=backend, options={"guard_filter_fn": unguarded})
 
         def step(x: Tensor, position: Tensor, attend: Callable[[int], Attend]) -> Tensor:
             # Set for the call, since it may compile; the limit counts all decoders of the process together.
