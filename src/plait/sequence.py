@@ -327,12 +327,14 @@ class _Pictures:
         self.count = 0
         self._array = np.empty((most, *prepare.shape), np.float32)
 
-    def add(self, image: Image) -> bool:
-        """Whether it could be read; a blank stands for it if not."""
+    def add(self, image: Image, strict: bool) -> bool:
+        """Whether it could be read; a blank stands for it if not, or, where all must be, it is an error."""
         self.count += 1
         try:
             self.prepare.write(image, self._array[self.count - 1])
         except ImageError:
+            if strict:
+                raise
             self._array[self.count - 1] = 0
             return False
         return True
@@ -354,7 +356,9 @@ class Collator:
         self.prepare = prepare
         self.readers = tuple(prepare)
 
-    def arrays(self, rows: list[list[Sequence]], *, shift: bool = True) -> dict[str, NDArray[Any]]:
+    def arrays(
+        self, rows: list[list[Sequence]], *, shift: bool = True, strict: bool = False
+    ) -> dict[str, NDArray[Any]]:
         """The arrays of a batch.
 
         Pictures that cannot be read become blanks, and their sequences lose their targets; those that never had one,
@@ -363,10 +367,14 @@ class Collator:
         Args:
             rows: the sequences of each row.
             shift: leave out the last element of each sequence as input (training); False for prompts.
+            strict: every picture must be readable.
+
+        Raises:
+            ImageError: a picture cannot be read, and all must be.
         """
         wanted = Counter(reader for row in rows for sequence in row for reader, _ in sequence.pictures)
         pixels = {reader: _Pictures(self.prepare[reader], count) for reader, count in wanted.items()}
-        read = [[self._read(sequence, pixels) for sequence in row] for row in rows]
+        read = [[self._read(sequence, pixels, strict) for sequence in row] for row in rows]
         places = [[(sequence, where) for sequence, where, _ in row if len(sequence)] for row in read]
         width = max(sum(len(sequence) - shift for sequence, _ in row) for row in places)
         shape = (len(rows), width)
@@ -422,12 +430,12 @@ class Collator:
             broken=int(arrays["broken"]),
         )
 
-    def __call__(self, rows: list[list[Sequence]], *, shift: bool = True) -> Batch:
+    def __call__(self, rows: list[list[Sequence]], *, shift: bool = True, strict: bool = False) -> Batch:
         """`arrays` and `batch` in one."""
-        return self.batch(self.arrays(rows, shift=shift))
+        return self.batch(self.arrays(rows, shift=shift, strict=strict))
 
     def _read(
-        self, sequence: Sequence, pixels: dict[str, _Pictures]
+        self, sequence: Sequence, pixels: dict[str, _Pictures], strict: bool
     ) -> tuple[Sequence, dict[tuple[str, int], int], int]:
         """Reads the pictures of a sequence into `pixels`.
 
@@ -437,7 +445,7 @@ class Collator:
         broken = 0
         for reader, image in sequence.pictures:
             where[reader, id(image)] = pixels[reader].count
-            broken |= not pixels[reader].add(image)
+            broken |= not pixels[reader].add(image, strict)
         if broken and not any(span.targets for span in sequence.spans):
             for reader, _ in where:
                 pixels[reader].count -= 1

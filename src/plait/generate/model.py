@@ -46,6 +46,7 @@ class Overrides(TypedDict, total=False):
     image_top_k: int | None
     image_top_p: float
     seed: int
+    cut_prompt: bool
     stop: str | tuple[str | tuple[int, ...], ...]
     said: tuple[int, ...]
     beams: int
@@ -212,11 +213,8 @@ class Model:
         longest = max(map(len, sequences))
         if longest > self.format.max_length:
             raise InputError(f"a document of {longest} elements, at most {self.format.max_length} fit: shorten it")
-        collate = self.format.collator()
-        pictures = {(reader, id(image)): image for sequence in sequences for reader, image in sequence.pictures}
-        for (reader, _), image in pictures.items():
-            collate.prepare[reader](image)  # raises, where a batch would hold a blank in place of a broken picture
-        return collate([[sequence] for sequence in sequences], shift=shift).to(self.system.device)
+        rows = [[sequence] for sequence in sequences]
+        return self.format.collator()(rows, shift=shift, strict=True).to(self.system.device)
 
 
 def load(

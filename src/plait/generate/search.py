@@ -56,9 +56,6 @@ def search(system: System, document: Document, settings: Settings) -> Reply:
 
 def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, most: int) -> Hypothesis:
     """The best of what may follow a prompt, of at most so many ids."""
-    collate = system.format.collator()
-    for reader, image in prompt.pictures:
-        collate.prepare[reader](image)
     stops = settings.stops(system.format)
     cache = KVCache(settings.beams)
     allowed = begin.allowed.to(system.device)
@@ -89,7 +86,7 @@ def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, mos
         stop=stopped if stops else None,
         random=np.random.default_rng(settings.seed) if settings.text.temperature else None,
     )
-    batch = collate([[prompt]], shift=False)
+    batch = system.format.collator()([[prompt]], shift=False, strict=True)
     cache.advance(torch.tensor([len(prompt)]), batch.block)
     states = system(batch.to(system.device), cache).states
     ((best,),) = beam_search(found, logprobs(states[:, len(prompt) - 1]), step, cache.reorder)
