@@ -318,33 +318,27 @@ class KVCache:
             block: numbers of the new elements' whole spans, -1 where an element sees only those before it; None: all
                 do. A whole span comes in one call, since what is in the cache cannot see what follows.
         """
-        if block is None and int(counts.min()) == int(counts.max()) == 1:
-            return self._advance_by_one(len(counts))
-        order = torch.arange(int(counts.max()))
-        before = self.lengths[: len(counts)].clone()
-        need = int((before + counts).max())
+        n, t = len(counts), int(counts.max())
+        order = torch.arange(t)
+        before = self.lengths[:n].clone()
+        after = before + counts
+        need = int(after.max())
         if need > self.capacity:
             self._grow(need)
-        self.lengths[: len(counts)] = before + counts
-        position = (before[:, None] + torch.minimum(order, counts[:, None] - 1)).clamp(min=0)
-        place = torch.where(order < counts[:, None], position, self.capacity)
-        seen = torch.arange(need) <= position[..., None]  # (n, t, need)
-        if block is not None and (block >= 0).any():
-            spans = torch.full((len(counts), self.capacity + 1), -1)
-            spans.scatter_(1, place, block)
-            seen |= (spans[:, None, :need] == block[..., None]) & (block >= 0)[..., None]
-        self._use = _Use(need, position, place, None if bool(seen.all()) else seen[:, None])
-        return position
-
-    def _advance_by_one(self, n: int) -> Tensor:
-        """`advance` of what decoding does at every step, with fewer operations."""
-        position = self.lengths[:n, None].clone()  # (n, 1)
-        least, most = int(position.min()), int(position.max())
-        if most + 1 > self.capacity:
-            self._grow(most + 1)
-        self.lengths[:n] += 1
-        seen = None if least == most else torch.arange(most + 1) <= position[:, None, None]  # (n, 1, 1, need)
-        self._use = _Use(most + 1, position, position, seen)
+        self.lengths[:n] = after
+        position = place = before[:, None] + order
+        if int(counts.min()) < t:  # there are fillers
+            position = torch.minimum(position, after[:, None] - 1).clamp(min=0)
+            place = torch.where(order < counts[:, None], position, self.capacity)
+        seen = None
+        if not n or int(position.min()) < need - 1:  # else all see all
+            seen = (torch.arange(need) <= position[..., None])[:, None]  # (n, 1, t, need)
+            if block is not None and (block >= 0).any():
+                spans = torch.full((n, self.capacity + 1), -1)
+                spans.scatter_(1, place, block)
+                together = (spans[:, None, :need] == block[..., None]) & (block >= 0)[..., None]
+                seen |= together[:, None]
+        self._use = _Use(need, position, place, seen)
         return position
 
     def attend(self, layer: int, score: Score = PLAIN) -> Attend:
