@@ -13,7 +13,8 @@ import torch
 import plait
 from plait.checkpoints.directory import load, save
 from plait.document import Blank, Document, Image, Text, Turn, Video
-from plait.errors import ConfigError, DocumentError
+from plait.errors import ConfigError, DocumentError, InputError
+from plait.nn.lora import LoRAConfig
 from plait.sequence import Sequence, Slot
 from plait.systems.minigpt4 import SIZES, TINY, MiniGPT4, MiniGPT4Format, build
 from plait.text.pieces import SentencePiece
@@ -141,6 +142,31 @@ def test_it_is_saved_loaded_and_answers(picture: Picture, tmp_path: Path) -> Non
     again = load(tmp_path / "saved")
     assert isinstance(again, MiniGPT4) and again.config == model.system.config
     assert plait.load(tmp_path / "saved").generate(asked, max_new_tokens=5).runs[0].ids == said.runs[0].ids
+
+
+def test_adapters_are_saved_loaded_and_merged(picture: Picture, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    system = build("tiny").eval()
+    batch = system.format.collator()([[FORMAT.layout(Document(conversation(picture)))]])
+    plain = system(batch).states
+    system.adapt(LoRAConfig(rank=2, alpha=4.0, layers=("q", "v")))
+    assert torch.equal(system.eval()(batch).states, plain)
+    with pytest.raises(InputError, match="has adapters already"):
+        system.adapt(LoRAConfig())
+    ups = [weight for name, weight in system.named_parameters() if name.endswith("qkv.up")]
+    assert len(ups) == TINY.language.depth
+    for up in ups:
+        torch.nn.init.normal_(up, std=0.02)
+    adapted = system(batch).states
+    assert not torch.allclose(adapted, plain, atol=1e-2)
+    save(system, tmp_path / "adapted")
+    again = load(tmp_path / "adapted")
+    assert again.config.lora == LoRAConfig(rank=2, alpha=4.0, layers=("q", "v"))
+    assert torch.equal(again(batch).states, adapted)
+    system.merge()
+    torch.testing.assert_close(system(batch).states, adapted, atol=1e-5, rtol=1e-5)
+    save(system, tmp_path / "merged")
+    assert torch.equal(load(tmp_path / "merged")(batch).states, system(batch).states)
 
 
 def test_a_reply_is_cut_at_the_symbols_of_the_template() -> None:

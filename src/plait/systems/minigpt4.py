@@ -26,9 +26,11 @@ from torch import Tensor, nn
 from plait import images
 from plait.config import from_plain
 from plait.document import Document, Image, Text, Turn
-from plait.errors import ConfigError, DocumentError
+from plait.errors import ConfigError, DocumentError, InputError
+from plait.nn import lora
 from plait.nn.attention import KVCache
 from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
+from plait.nn.lora import LoRAConfig
 from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
@@ -64,6 +66,8 @@ class MiniGPT4Config:
     """Elements of the answers of a document, with their end symbols; what is beyond is cut, the end symbol too."""
     max_context: int = 3800
     """Elements before the first answer; what is beyond is cut."""
+    lora: LoRAConfig | None = None
+    """Adapters on the language model (MiniGPT-v2); none where they were merged, or never were."""
 
     def __post_init__(self) -> None:
         patches = self.vision.grid**2
@@ -116,6 +120,8 @@ class MiniGPT4(System):
         self.qformer = QFormer(config.qformer) if config.qformer else None
         self.projection = nn.Linear(config.read_width, config.language.width)
         self.language = LLaMA(config.language)
+        if config.lora:
+            lora.adapt(self.language, config.lora)
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Vectors of the pictures among embedded words, then the language model."""
@@ -143,6 +149,22 @@ class MiniGPT4(System):
     def chance(self) -> Mapping[str, float]:
         """ln(vocabulary)."""
         return {"token": math.log(self.config.language.vocabulary)}
+
+    def adapt(self, config: LoRAConfig) -> None:
+        """Puts adapters, which change nothing yet, on the language model.
+
+        Raises:
+            InputError: it has some already.
+        """
+        if self.config.lora:
+            raise InputError("the language model has adapters already: merge them first")
+        lora.adapt(self.language, config)
+        self.config = replace(self.config, lora=config)
+
+    def merge(self) -> None:
+        """Adds the adapters, if there are any, to the weights of the language model."""
+        lora.merge(self.language)
+        self.config = replace(self.config, lora=None)
 
     @classmethod
     def from_files(cls, config: Mapping[str, Any], directory: Path) -> MiniGPT4:
