@@ -78,6 +78,9 @@ def test_contexts_and_answers_are_cut(picture: Picture) -> None:
     laid = short.layout(Document(conversation(picture)[:2]))
     assert len(laid) == 1 + 12 + 3
     assert len(short.layout(Document(conversation(picture)))) == 1 + 12 + 3
+    caption = MiniGPT4Format(replace(TINY, max_caption=2), PIECES)
+    assert len(caption.layout(Document([picture(0), "a dog and a cat"]))) == 1 + 8 + 2
+    assert len(caption.layout(Document([picture(0), picture(1), "a dog and a cat"]))) == 1 + 16 + 2
 
 
 def test_the_padding_piece_is_no_target() -> None:

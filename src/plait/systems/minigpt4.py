@@ -64,6 +64,8 @@ class MiniGPT4Config:
     """The piece that pads; it is no target, even where an answer holds it."""
     max_answer: int = 160
     """Elements of the answers of a document, with their end symbols; what is beyond is cut, the end symbol too."""
+    max_caption: int = 32
+    """The same of a caption, in the first stage."""
     max_context: int = 3800
     """Elements before the first answer; what is beyond is cut."""
     lora: LoRAConfig | None = None
@@ -98,6 +100,7 @@ TINY = MiniGPT4Config(
     qformer=QFormerConfig(width=96, depth=4, heads=4, hidden=384, queries=8, image_width=96),
     language=LLaMAConfig(vocabulary=512, width=128, hidden=344, depth=4, heads=4, positions=512),
     pad="<unk>",
+    max_caption=64,
 )
 SIZES = {
     "tiny": TINY,
@@ -199,7 +202,11 @@ class MiniGPT4Format(Format):
         return self.sequence(first, later)
 
     def sequence(
-        self, context: Items[Segment], spoken: Items[str | Items[Segment]] = (), end: str | None = None
+        self,
+        context: Items[Segment],
+        spoken: Items[str | Items[Segment]] = (),
+        end: str | None = None,
+        most: int | None = None,
     ) -> Sequence:
         """Segments that are read; then answers, which are predicted, and segments between them, which are read.
 
@@ -207,14 +214,16 @@ class MiniGPT4Format(Format):
             context: the prompt.
             spoken: texts are answers.
             end: behind every answer; None: the template's.
+            most: elements from the first answer on; None: the configuration's.
         """
+        most = self.config.max_answer if most is None else most
         end = self.instruction.end if end is None else end
         read = self._read(context).cut(0, self.config.max_context)
         bos = tokens([self.text.bos], weight=0.0)
         said: list[Span] = []
         for part in spoken:
             said += [self._answer(part + end)] if isinstance(part, str) else [bos, *self._read(part).spans]
-        return Sequence(compact([bos, *read.spans, *Sequence(tuple(said)).cut(0, self.config.max_answer).spans]))
+        return Sequence(compact([bos, *read.spans, *Sequence(tuple(said)).cut(0, most).spans]))
 
     def _asked(self, turn: Turn) -> str | list[Segment]:
         if turn.role == "system":
@@ -247,7 +256,7 @@ class MiniGPT4Format(Format):
                 raise DocumentError(f"MiniGPT-4 has no place for {piece}: give pictures and text")
             context.append(piece.text if isinstance(piece, Text) else piece)
         if not open and context and isinstance(last := context[-1], str):
-            return self.sequence(context[:-1], [last], CAPTION_END)
+            return self.sequence(context[:-1], [last], CAPTION_END, self.config.max_caption)
         return self.sequence(context)
 
     def text_ids(self, text: str) -> tuple[int, ...]:
