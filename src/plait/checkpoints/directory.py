@@ -60,13 +60,14 @@ def save(
     if out.exists() and not is_checkpoint(out) and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out}: is no Plait directory and not empty; choose another one")
     tensors = {n: tensor.detach().contiguous() for n, tensor in (state or system.state_dict()).items()}
+    cls = _class_of(system)
     description = {
         "plait": importlib.metadata.version("plait"),
-        "system": f"{type(system).__module__}:{type(system).__qualname__}",
+        "system": f"{cls.__module__}:{cls.__qualname__}",
         "config": to_plain(system.config),
         "parts": _describe(system, {name: _digest(name, tensor) for name, tensor in tensors.items()}),
     }
-    if code := code_of(type(system)):
+    if code := code_of(cls):
         description["code"] = code.to_json()
     folder = out.with_name(f".{out.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted save left
@@ -209,6 +210,12 @@ def code_state(description: Mapping[str, Any]) -> str | None:
     now = fingerprint(Path(code["file"]))
     state = "not there" if now is None else "unchanged" if now == code["fingerprint"] else "changed since"
     return f"{code['file']} ({state})"
+
+
+def _class_of(system: System) -> type[System]:
+    """The class as it is written: a sharded system is of one that torch made on top of it."""
+    made = [cls for cls in type(system).__mro__ if any(base.__name__ == "FSDPModule" for base in cls.__mro__)]
+    return cast("type[System]", next(cls for cls in type(system).__mro__ if cls not in made))
 
 
 def _system_class(description: Mapping[str, Any], given: str | None, folder: Path) -> type[System]:
