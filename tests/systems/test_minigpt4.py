@@ -21,7 +21,7 @@ from plait.text.pieces import SentencePiece
 from plait.text.templates import ALIGNMENT
 
 PIECES = SentencePiece.train(ALIGNMENT, 320)
-FORMAT = MiniGPT4Format(TINY, PIECES)
+FORMAT = MiniGPT4Format(replace(TINY, template="vicuna0"), PIECES)
 Picture = Callable[[int], Image]
 
 
@@ -73,6 +73,16 @@ def test_an_open_conversation_is_a_chat(picture: Picture) -> None:
     assert shown(laid).startswith("Give the following image: <Img>ImageContent</Img>.")
 
 
+def test_a_plain_chat_asks_as_training_did(picture: Picture) -> None:
+    assert TINY.template == "plain"
+    plain = MiniGPT4Format(TINY, PIECES)
+    asked = plain.layout(Document(conversation(picture)[:1]), open=True)
+    trained = plain.layout(Document(conversation(picture)[:2]))
+    assert shown(asked) == "[INST] <Img>|<8>|</Img> describe it. [/INST]"
+    assert asked.ids().tolist() == trained.ids().tolist()[: len(asked)]
+    assert trained.ids()[-1] == PIECES.eos
+
+
 def test_contexts_and_answers_are_cut(picture: Picture) -> None:
     short = MiniGPT4Format(replace(TINY, max_context=12, max_answer=3), PIECES)
     laid = short.layout(Document(conversation(picture)[:2]))
@@ -86,7 +96,7 @@ def test_contexts_and_answers_are_cut(picture: Picture) -> None:
 def test_the_padding_piece_is_no_target() -> None:
     padding = PIECES.encode("x")[-1]
     pieces = SentencePiece(PIECES.model, pad=PIECES._pieces.id_to_piece(padding))
-    laid = MiniGPT4Format(TINY, pieces).sequence(["a"], ["xyx"])
+    laid = MiniGPT4Format(FORMAT.config, pieces).sequence(["a"], ["xyx"])
     (target,) = laid.spans[-1].targets
     assert target.value is not None
     answer = PIECES.encode("xyx###")

@@ -99,6 +99,7 @@ TINY = MiniGPT4Config(
     vision=VITConfig(image_size=32, patch=4, width=96, depth=4, heads=4, hidden=384),
     qformer=QFormerConfig(width=96, depth=4, heads=4, hidden=384, queries=8, image_width=96),
     language=LLaMAConfig(vocabulary=512, width=128, hidden=344, depth=4, heads=4, positions=512),
+    template="plain",
     pad="<unk>",
     max_caption=64,
 )
