@@ -23,7 +23,7 @@ _NOISE = {"none": 0.7, "tail": 0.12, "cut": 0.1, "twice": 0.08}
 class WebCaptions:
     """The scenes of `shapes`, each picture with a caption as the web has them.
 
-    Small letters, no sentences: "large red ring top left and green star". Some objects, sizes and places are left out;
+    Small letters, no sentences: "large red ring top left and green cross". Some objects, sizes and places are left out;
     three captions in ten end in words of the trade, or within a phrase, or say the last phrase twice.
 
     Args:
