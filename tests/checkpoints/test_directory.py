@@ -289,9 +289,9 @@ def test_parts_that_do_not_fit_are_not_taken(system, saved):
         take(again(system), saved, {"decodr": "decoder"})
     with pytest.raises(CheckpointError, match=r"model has no part 'encoder'; did you mean 'decoder'"):
         take(again(system), saved, {"decoder": "encoder"})
-    with pytest.raises(CheckpointError, match=r"decoder\.\S+ has the shape \[.*24.*\] but the configuration gives"):
+    with pytest.raises(CheckpointError, match=r"model/decoder: \S+ has the shape \[.*24.*\] but the configuration"):
         take(again(system, 48), saved, {"decoder": "decoder"})
-    with pytest.raises(CheckpointError, match=r"8 tensors missing: embed\.blocks.*1 not expected: embed\.weight"):
+    with pytest.raises(CheckpointError, match=r"8 tensors missing: blocks.*1 not expected: weight"):
         take(again(system), saved, {"decoder": "embed"})
     tensors = load_file(saved / "model.safetensors")
     name = next(name for name in tensors if name.startswith("decoder."))
@@ -299,4 +299,3 @@ def test_parts_that_do_not_fit_are_not_taken(system, saved):
     save_file(tensors, saved / "model.safetensors")
     with pytest.raises(CheckpointError, match="the fingerprint of part 'decoder'"):
         take(again(system), saved, {"decoder": "decoder"})
-    take(again(system), saved, {"embed": "embed"})  # what was not changed still can be

@@ -60,14 +60,13 @@ def save(
     if out.exists() and not is_checkpoint(out) and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out}: is no Plait directory and not empty; choose another one")
     tensors = {n: tensor.detach().contiguous() for n, tensor in (state or system.state_dict()).items()}
-    cls = _class_of(system)
     description = {
         "plait": importlib.metadata.version("plait"),
-        "system": f"{cls.__module__}:{cls.__qualname__}",
+        "system": f"{_class_of(system).__module__}:{_class_of(system).__qualname__}",
         "config": to_plain(system.config),
         "parts": _describe(system, {name: _digest(name, tensor) for name, tensor in tensors.items()}),
     }
-    if code := code_of(cls):
+    if code := code_of(_class_of(system)):
         description["code"] = code.to_json()
     folder = out.with_name(f".{out.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted save left
@@ -118,27 +117,6 @@ def load(
         built = cls.from_files(description["config"], folder)
     _fill(built, folder, description["parts"], torch.device(device), dtype)
     return built.to(device).eval()
-
-
-def take(system: System, directory: str | Path, parts: Mapping[str, str]) -> None:
-    """Fills parts of a system with those of another that was saved, which stays as it is.
-
-    Args:
-        directory: a Plait directory, or a run, of one of Plait's systems.
-        parts: the name of a part of `system` -> that of the part to take.
-
-    Raises:
-        CheckpointError: no checkpoint, no such part, tensors that do not fit, or another fingerprint.
-    """
-    folder = find(directory)
-    description = read_description(folder)
-    with _Hollow():
-        other = _system_class(description, None, folder).from_files(description["config"], folder)
-    for mine, theirs in parts.items():
-        for name, where, among in ((mine, "the system", system.parts), (theirs, str(folder), other.parts)):
-            if name not in among:
-                raise CheckpointError(f"{where} has no part {name!r}; {hint(name, among)}")
-        _take(system.parts[mine].module, folder, _prefixes(other)[id(other.parts[theirs].module)], description, theirs)
 
 
 def find(directory: str | Path) -> Path:
@@ -212,6 +190,27 @@ def code_state(description: Mapping[str, Any]) -> str | None:
     return f"{code['file']} ({state})"
 
 
+def take(system: System, directory: str | Path, parts: Mapping[str, str]) -> None:
+    """Fills parts of a system with those of another that was saved, in the types that they have here.
+
+    Args:
+        directory: a Plait directory, or a run, of one of Plait's systems.
+        parts: the name of a part of `system` -> that of the part to take.
+
+    Raises:
+        CheckpointError: as `load`; no such part, or tensors that do not fit.
+    """
+    other = load(directory)
+    for mine, theirs in parts.items():
+        for name, where, among in ((mine, "the system", system.parts), (theirs, str(directory), other.parts)):
+            if name not in among:
+                raise CheckpointError(f"{where} has no part {name!r}; {hint(name, among)}")
+        module, state = system.parts[mine].module, other.parts[theirs].module.state_dict()
+        wanted, given = ({name: tuple(t.shape) for name, t in of.items()} for of in (module.state_dict(), state))
+        _compare(wanted, given, Path(directory) / theirs)
+        module.load_state_dict(state)
+
+
 def _class_of(system: System) -> type[System]:
     """The class as it is written: a sharded system is of one that torch made on top of it."""
     made = [cls for cls in type(system).__mro__ if any(base.__name__ == "FSDPModule" for base in cls.__mro__)]
@@ -265,7 +264,12 @@ def _fill(
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); fetch or save the checkpoint again") from error
     for name, fact in _describe(system, digests).items():
-        _check(folder, parts, name, fact["fingerprint"])
+        stored = parts[name].get("fingerprint") if isinstance(parts.get(name), Mapping) else None
+        if stored != fact["fingerprint"]:
+            raise CheckpointError(
+                f"{folder}: the fingerprint of part {name!r} is {fact['fingerprint'][:12]}, but {CONFIG} says "
+                f"{str(stored)[:12]}: the weights were changed; fetch or save the checkpoint again"
+            )
     system.load_state_dict(tensors, assign=True)
     hollow = [name for name, tensor in (*system.named_parameters(), *system.named_buffers()) if tensor.is_meta]
     if hollow:
@@ -273,20 +277,6 @@ def _fill(
             f"{type(system).__name__}: {listed(hollow)} is in no file and was not computed: "
             "register it as persistent, or compute it without torch.empty"
         )
-
-
-def _take(module: nn.Module, folder: Path, prefix: str, description: Mapping[str, Any], part: str) -> None:
-    """Fills a module with the tensors of a saved part, whose names begin with `prefix`."""
-    path = folder / WEIGHTS
-    expected = {prefix + name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); fetch or save the checkpoint again") from error
-    _compare(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
-    _check(folder, description["parts"], part, _fingerprint(_digest(*item) for item in sorted(tensors.items())))
-    module.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
 
 
 def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path) -> None:
@@ -307,37 +297,17 @@ def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[
 
 def _describe(system: System, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Parameters, fingerprint and licence of each part, given a digest for each tensor of the system."""
-    prefixes = _prefixes(system)
+    prefixes = {id(module): f"{name}." if name else "" for name, module in system.named_modules()}
     described: dict[str, dict[str, Any]] = {}
     rest = set(digests)
     for name, part in system.parts.items():
         own = sorted(key for key in digests if key.startswith(_prefix(prefixes, part.module, name)))
         rest -= set(own)
-        fingerprint = _fingerprint(digests[key] for key in own)
+        fingerprint = hashlib.sha256("\n".join(digests[key] for key in own).encode()).hexdigest()
         described[name] = {"parameters": part.parameters, "fingerprint": fingerprint, "licence": part.licence}
     if rest:
         raise CheckpointError(f"{len(rest)} tensors of no part: {listed(sorted(rest))}; put them into a part's module")
     return described
-
-
-def _check(folder: Path, parts: Mapping[str, Any], name: str, fingerprint: str) -> None:
-    """That a part is what `config.json` says of it."""
-    stored = parts[name].get("fingerprint") if isinstance(parts.get(name), Mapping) else None
-    if stored != fingerprint:
-        raise CheckpointError(
-            f"{folder}: the fingerprint of part {name!r} is {fingerprint[:12]}, but {CONFIG} says {str(stored)[:12]}: "
-            "the weights were changed; fetch or save the checkpoint again"
-        )
-
-
-def _fingerprint(digests: Iterable[str]) -> str:
-    """That of a part, from the digests of its tensors in the order of their names."""
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _prefixes(system: System) -> dict[int, str]:
-    """What the names of the tensors of each module within a system begin with."""
-    return {id(module): f"{name}." if name else "" for name, module in system.named_modules()}
 
 
 def _prefix(prefixes: Mapping[int, str], module: nn.Module, name: str) -> str:
