@@ -157,6 +157,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "a", prompt="b", top_k=5, repetition_penalty=1.1, no_repeat_ngram=3, stop=("x", "y"), beams=4
             ),
         ),
+        ("generate a --preset b --stop x --stop y", commands.Generate("a", preset="b", stop=("x", "y"))),
+        ("chat a --document b --out c --seed 1", commands.Chat("a", document=Path("b"), out=Path("c"), seed=1)),
         ("evaluate a --task b --limit 3", commands.Evaluate("a", "b", 3)),
         (
             "score vqa --predictions a --references b --variant official",
@@ -342,6 +344,9 @@ def test_words_that_make_no_command_are_one_line(
         (["generate", "RUN", "--prompt", "a", "--top-p", "0"], "top_p 0.0: it must be above 0"),
         (["generate", "RUN", "--prompt", "a", "--temperature", "-1"], "temperature -1.0: it must be at least 0"),
         (["generate", "RUN", "--prompt", "a " * 300], "fit"),
+        (["generate", "RUN", "--prompt", "a", "--preset", "chat"], "no preset 'chat' of cm3leon; it has none"),
+        (["chat", "absent"], "absent: no such directory"),
+        (["chat", "RUN", "--document", "absent.json"], "absent.json: no readable JSON document"),
         (["evaluate", "RUN", "--task", "shape"], "no task 'shape'; did you mean 'shapes'"),
         (["evaluate", "RUN", "--task", "shapes", "--limit", "0"], "a limit of 0 items: give at least 1"),
         (["evaluate", "absent", "--task", "RECIPE:tasks"], "absent: no such directory"),

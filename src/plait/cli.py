@@ -15,6 +15,7 @@ from plait.errors import DISK_FULL, InputError, Interrupted, PlaitError
 COMMANDS = {  # name -> class in plait.commands, and what it does
     "train": ("Train", "Train a recipe, or go on with the run that a directory holds."),
     "generate": ("Generate", "Answer a prompt or a document with text and pictures."),
+    "chat": ("Chat", "Talk with a model about pictures, in the terminal."),
     "evaluate": ("Evaluate", "Score a checkpoint on a task."),
     "score": ("Score", "Score predictions in a file against references in another."),
     "info": ("Info", "Tell what a run or a checkpoint is."),
@@ -22,7 +23,13 @@ COMMANDS = {  # name -> class in plait.commands, and what it does
     "data inspect": ("DataInspect", "Count and measure a data directory, with a contact sheet."),
     "data shapes": ("DataShapes", "Write documents of the shapes world as shards."),
 }
-REPEATED = ("--set", "--image", "--split", "--template")  # flags that may be given again, or with several values
+REPEATED = (
+    "--set",
+    "--image",
+    "--split",
+    "--template",
+    "--stop",
+)  # flags that may be given again, or with several values
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -63,13 +63,63 @@ class Train:
             print(f"report: {report}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Answering:
+    """What the commands that answer share. What is not given is the preset's, or what is said here in brackets."""
+
+    preset: str | None = None
+    """Settings that the system was published with, by name; flags beside it win."""
+    seed: int | None = None
+    """Of the draws [0]."""
+    max_new_tokens: int | None = None
+    """Of text [256]."""
+    max_images: int | None = None
+    """Pictures that the reply may hold [1]."""
+    guidance: float | None = None
+    """[1: none]"""
+    temperature: float | None = None
+    """Of text [0: takes the likeliest]."""
+    top_k: int | None = None
+    """The likeliest so many [0: all]."""
+    top_p: float | None = None
+    """The likeliest whose mass reaches it [1: all]."""
+    repetition_penalty: float | None = None
+    """Of what was said [1: none]."""
+    no_repeat_ngram: int | None = None
+    """No so many tokens in a row are said twice [0: they may be]."""
+    min_new_tokens: int | None = None
+    """Before which no run of text ends [0]."""
+    stop: tuple[str, ...] = ()
+    """Texts of which each ends the reply."""
+    beams: int | None = None
+    """More than 1: text alone, by beam search [1]."""
+    length_penalty: float | None = None
+    """Of beams: above 0 favours long replies, below 0 short ones [1]."""
+    image_temperature: float | None = None
+    """Of pictures [1]."""
+    image_top_k: int | None = None
+    """[0: all]"""
+    image_top_p: float | None = None
+    """[1: all]"""
+    system: str | None = None
+    """file.py:Class of a system from outside the package; the file is run."""
+
+    def _settings(self, model: Any, preset: str | None = None) -> Any:
+        """Those of the preset, or of another where none is given, with what the flags say."""
+        from plait.generate.model import Overrides
+
+        flags = {name: getattr(self, name, None) for name in Overrides.__annotations__}
+        given = {name: value for name, value in flags.items() if value not in (None, ())}
+        return model.settings(self.preset or preset, **given)
+
+
 @dataclass(frozen=True)
-class Generate:
+class Generate(_Answering):
     """Answer a prompt or a document with text and pictures."""
 
     checkpoint: Positional[str]
     prompt: str | None = None
-    """Text of the prompt."""
+    """Text of the prompt; with a document that is a conversation, what is asked next."""
     image: tuple[Path, ...] = ()
     """Pictures that the prompt is about; they stand before its text."""
     document: Path | None = None
@@ -78,73 +128,57 @@ class Generate:
     """Ask for a picture of the prompt, rather than for what comes next."""
     out: Path | None = None
     """Where pictures, and the reply as reply.json, are written."""
-    seed: int = 0
-    max_new_tokens: int = 256
-    max_images: int = 1
-    guidance: float = 1.0
-    temperature: float = 0.0
-    """Of text; 0 takes the likeliest."""
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    """No so many tokens in a row are said twice."""
-    min_new_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    """Texts of which each ends the reply."""
-    beams: int = 1
-    """More than 1: text alone, by beam search."""
-    length_penalty: float = 1.0
-    """Of beams: above 0 favours long replies, below 0 short ones."""
-    image_temperature: float = 1.0
-    image_top_k: int = 0
-    image_top_p: float = 1.0
-    system: str | None = None
-    """file.py:Class of a system from outside the package; the file is run."""
 
     def __call__(self) -> None:
         """Generates, prints the text, writes the rest."""
-        from plait.generate.engine import Settings
         from plait.generate.model import load
-        from plait.generate.sampling import Sampling
 
         document = self._document()
-        settings = Settings(
-            max_new_tokens=self.max_new_tokens,
-            max_images=self.max_images,
-            guidance=self.guidance,
-            text=Sampling(
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                repetition_penalty=self.repetition_penalty,
-                no_repeat_ngram=self.no_repeat_ngram,
-                min_new_tokens=self.min_new_tokens,
-            ),
-            image=Sampling(temperature=self.image_temperature, top_k=self.image_top_k, top_p=self.image_top_p),
-            seed=self.seed,
-            stop=self.stop,
-            beams=self.beams,
-            length_penalty=self.length_penalty,
-        )
-        reply = load(self.checkpoint, system=self.system).generate(document, settings)
+        model = load(self.checkpoint, system=self.system)
+        reply = model.generate(document, self._settings(model))
         _write(reply.document, self.out)
         print(f"({reply.stop})", file=sys.stderr)
 
     def _document(self) -> Any:
         from plait.document import Blank, Document, Image, Text, Turn
 
-        if self.document is not None:
-            if self.prompt is not None or self.image or self.draw:
-                raise InputError("--document and --prompt, --image or --draw: give one or the other")
-            return Document.read(self.document)
         pictures = [Image(path) for path in self.image]
         text = [Text(self.prompt)] if self.prompt is not None else []
+        if self.document is not None:
+            said = Document.read(self.document)
+            if self.draw or ((text or pictures) and not said.turns):
+                raise InputError("--document and --prompt, --image or --draw: give one or the other")
+            return Document([*said.turns, Turn("user", [*pictures, *text])]) if text or pictures else said
         if not text and not pictures:
             raise InputError("nothing to answer: give --prompt, --image or --document")
         if self.draw:
             return Document([*pictures, *text, Blank("image")])
         return Document([Turn("user", [*pictures, *text])]) if pictures else Document(text)
+
+
+@dataclass(frozen=True)
+class Chat(_Answering):
+    """Talk with a model about pictures, in the terminal; /help there tells how.
+
+    The preset is `chat`, where the system has one and no other is asked for. Answers go to stdout, notes to stderr.
+    """
+
+    checkpoint: Positional[str]
+    document: Path | None = None
+    """A JSON conversation to go on with, as /save writes it."""
+    out: Path | None = None
+    """Where pictures that the model draws are written."""
+
+    def __call__(self) -> None:
+        """Reads lines until /quit or the end of the input."""
+        from plait.document import Document
+        from plait.generate.chat import Chat as Conversation
+        from plait.generate.model import load
+
+        turns = Document.read(self.document).turns if self.document else ()
+        model = load(self.checkpoint, system=self.system)
+        settings = self._settings(model, "chat" if "chat" in model.format.presets else None)
+        Conversation(model, settings, out=self.out, turns=turns).run()
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,12 @@ VICUNA0_INSTRUCTION = Instruction(before="###Human: ", after=" ###Assistant: ", 
 LLAMA2_INSTRUCTION = Instruction(before="[INST] ", after=" [/INST] ", end="</s>")
 V2_INSTRUCTION = replace(LLAMA2_INSTRUCTION, after=" [/INST]")
 
-INSTRUCTIONS = {"vicuna0": VICUNA0_INSTRUCTION, "llama2": LLAMA2_INSTRUCTION, "minigptv2": V2_INSTRUCTION}
+INSTRUCTIONS = {
+    "vicuna0": VICUNA0_INSTRUCTION,
+    "vicuna0_first": VICUNA0_INSTRUCTION,
+    "llama2": LLAMA2_INSTRUCTION,
+    "minigptv2": V2_INSTRUCTION,
+}
 
 ALIGNMENT = (
     "Describe this image in detail.",
