@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from plait import cli, commands
+from plait import cli, commands, commands_data
 
 RECIPE = """
 import functools
@@ -167,9 +167,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate a --task b --system c.py:d", commands.Evaluate("a", "b", system="c.py:d")),
         ("generate a --system c.py:d", commands.Generate("a", system="c.py:d")),
         ("info a", commands.Info("a")),
-        ("data import classes a --out b", commands.DataImport("classes", Path("a"), Path("b"))),
-        ("data inspect a --limit 3 --out b.png", commands.DataInspect(Path("a"), Path("b.png"), 3)),
-        ("data shapes --out a --objects 1 3", commands.DataShapes(Path("a"), objects=(1, 3))),
+        ("data import classes a --out b", commands_data.DataImport("classes", Path("a"), Path("b"))),
+        ("data inspect a --limit 3 --out b.png", commands_data.DataInspect(Path("a"), Path("b.png"), 3)),
+        ("data shapes --out a --objects 1 3", commands_data.DataShapes(Path("a"), objects=(1, 3))),
     ],
 )
 def test_a_line_becomes_a_command(line: str, expected: object) -> None:
@@ -205,14 +205,14 @@ def test_images_may_be_repeated_or_listed(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [["--split", "a=1", "b=2"], ["--split", "a=1", "--split", "b=2"]])
 def test_splits_may_be_repeated_or_listed(words: list[str]) -> None:
     command = cli.parse(["data", "import", "captions", "src", *words, "--out", "o"])
-    assert isinstance(command, commands.DataImport)
+    assert isinstance(command, commands_data.DataImport)
     assert command.split == ("a=1", "b=2")
 
 
 def test_templates_keep_their_spaces() -> None:
     words = ["--template", "a {name}.", "--out", "o", "--template", "the {name}"]
     command = cli.parse(["data", "import", "classes", "src", *words])
-    assert isinstance(command, commands.DataImport)
+    assert isinstance(command, commands_data.DataImport)
     assert command.template == ("a {name}.", "the {name}")
 
 

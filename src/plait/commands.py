@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +58,12 @@ class Train:
         if ranks.first:
             scores = out / "scores.json"
             if scores.exists():
-                _table("Scores on held-out scenes", _flat(json.loads(scores.read_text())))
+                table("Scores on held-out scenes", _flat(json.loads(scores.read_text())))
             print(f"report: {report}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answering:
+class Answering:
     """What the commands that answer share. What is not given is the preset's, or what is said here in brackets."""
 
     preset: str | None = None
@@ -104,7 +103,7 @@ class _Answering:
     system: str | None = None
     """file.py:Class of a system from outside the package; the file is run."""
 
-    def _settings(self, model: Any, preset: str | None = None) -> Any:
+    def settings(self, model: Any, preset: str | None = None) -> Any:
         """Those of the preset, or of another where none is given, with what the flags say."""
         from plait.generate.model import Overrides
 
@@ -114,7 +113,7 @@ class _Answering:
 
 
 @dataclass(frozen=True)
-class Generate(_Answering):
+class Generate(Answering):
     """Answer a prompt or a document with text and pictures."""
 
     checkpoint: Positional[str]
@@ -135,7 +134,7 @@ class Generate(_Answering):
 
         document = self._document()
         model = load(self.checkpoint, system=self.system)
-        reply = model.generate(document, self._settings(model))
+        reply = model.generate(document, self.settings(model))
         _write(reply.document, self.out)
         print(f"({reply.stop})", file=sys.stderr)
 
@@ -157,7 +156,7 @@ class Generate(_Answering):
 
 
 @dataclass(frozen=True)
-class Chat(_Answering):
+class Chat(Answering):
     """Talk with a model about pictures, in the terminal; /help there tells how.
 
     The preset is `chat`, where the system has one and no other is asked for. Answers go to stdout, notes to stderr.
@@ -177,7 +176,7 @@ class Chat(_Answering):
 
         turns = Document.read(self.document).turns if self.document else ()
         model = load(self.checkpoint, system=self.system)
-        settings = self._settings(model, "chat" if "chat" in model.format.presets else None)
+        settings = self.settings(model, "chat" if "chat" in model.format.presets else None)
         Conversation(model, settings, out=self.out, turns=turns).run()
 
 
@@ -206,7 +205,7 @@ class Evaluate:
         scores = evaluate(load(self.checkpoint, system=self.system), tasks)
         if self.out is not None:
             self.out.write_text(json.dumps(scores, indent=1) + "\n")
-        _table(f"{self.task} of {self.checkpoint}", _flat(scores))
+        table(f"{self.task} of {self.checkpoint}", _flat(scores))
 
 
 @dataclass(frozen=True)
@@ -248,101 +247,7 @@ class Info:
         rows += [(f"config.{key}", str(value)) for key, value in description["config"].items()]
         for name, part in description["parts"].items():
             rows.append((f"part {name}", f"{part['parameters']:,} parameters, {part['licence']}"))
-        _table(f"{self.directory}", rows)
-
-
-@dataclass(frozen=True)
-class DataImport:
-    """Turn a folder of pictures and words into shards.
-
-    KIND is captions (an image folder and a caption table), classes (a folder for each class), coco (COCO's captions:
-    JSON files and image folders) or webdataset (tars of images with captions, as img2dataset writes them).
-    """
-
-    kind: Positional[str]
-    source: Positional[Path]
-    out: Path
-    table: Path | None = None
-    """Caption table, where it is not found by itself; of captions."""
-    images: Path | None = None
-    """Image folder, likewise; of captions and coco."""
-    split: tuple[str, ...] = ()
-    """NAME=FILE: what makes up a split. For captions, a list of picture names; for coco, a JSON."""
-    template: tuple[str, ...] = ()
-    """Caption of a class, with {name} in it; of classes."""
-
-    def __call__(self) -> None:
-        """Imports and prints what was kept and what was not."""
-        from plait.data.importers import KINDS
-
-        if self.kind not in KINDS:
-            raise InputError(f"no kind {self.kind!r} of data; there are {', '.join(KINDS)}")
-        given: dict[str, tuple[str, Any]] = {  # argument of an importer -> flag and value
-            "table": ("--table", self.table),
-            "images": ("--images", self.images),
-            "splits": ("--split", dict(_named_file(item) for item in self.split)),
-            "templates": ("--template", self.template),
-        }
-        taken = signature(KINDS[self.kind]).parameters
-        idle = [flag for name, (flag, value) in given.items() if value and name not in taken]
-        if idle:
-            raise InputError(f"data of kind {self.kind} has no use for {', '.join(idle)}: leave it out")
-        options = {name: value for name, (_, value) in given.items() if value}
-        report = KINDS[self.kind](self.source, self.out, **options)
-        _table(f"{self.out}", [(key, str(value)) for key, value in _counted(report.to_json()).items()])
-
-
-@dataclass(frozen=True)
-class DataInspect:
-    """Count and measure a data directory, and lay out some of it on a contact sheet."""
-
-    directory: Positional[Path]
-    out: Path | None = None
-    """PNG for the contact sheet."""
-    limit: int = 1000
-    """Documents that are looked at, of each split."""
-
-    def __call__(self) -> None:
-        """Prints a table a split."""
-        from plait.data.inspect import inspect
-        from plait.data.shards import ShardSource, splits
-
-        names: list[str | None] = list(splits(self.directory)) or [None]
-        for name in names:
-            out = self.out if self.out is None or name is None else self.out.with_stem(f"{self.out.stem}-{name}")
-            inspection = inspect(ShardSource(self.directory, name), out, self.limit)
-            _table(f"{self.directory} {name or ''}", inspection.rows())
-
-
-@dataclass(frozen=True)
-class DataShapes:
-    """Write documents of the shapes world as shards."""
-
-    out: Path
-    count: int = 1000
-    split: str = "train"
-    seed: int = 0
-    resolution: int = 32
-    objects: tuple[int, ...] = (1, 2)
-
-    def __call__(self) -> None:
-        """Draws and writes."""
-        from plait.data.shapes import Shapes
-        from plait.data.shards import ShardWriter, fresh_directory
-
-        if self.split not in ("train", "validation", "test"):
-            raise InputError(f"split {self.split!r} is not one of train, validation, test")
-        source = Shapes(
-            seed=self.seed,
-            length=self.count,
-            split=self.split,  # type: ignore[arg-type]
-            objects=self.objects,
-            resolution=self.resolution,
-        )
-        with fresh_directory(self.out) as folder, ShardWriter(folder) as writer:
-            for i in range(len(source)):
-                writer.add(f"{i:08d}", source[i])
-        print(f"{self.count} documents in {self.out}")
+        table(f"{self.directory}", rows)
 
 
 def _write(document: Any, out: Path | None) -> None:
@@ -367,13 +272,6 @@ def _write(document: Any, out: Path | None) -> None:
         (out / "reply.json").write_text(json.dumps(document.to_json(), indent=1) + "\n")
 
 
-def _named_file(item: str) -> tuple[str, str]:
-    name, sign, file = item.partition("=")
-    if not sign:
-        raise InputError(f"--split {item}: give NAME=FILE")
-    return name, file
-
-
 def _flat(scores: Any, path: str = "") -> list[tuple[str, str]]:
     """Nested scores as rows."""
     if not isinstance(scores, dict):
@@ -381,12 +279,8 @@ def _flat(scores: Any, path: str = "") -> list[tuple[str, str]]:
     return [row for key, value in scores.items() for row in _flat(value, f"{path}.{key}" if path else str(key))]
 
 
-def _counted(report: dict[str, Any]) -> dict[str, Any]:
-    """Lists by their lengths: the full ones stand in report.json."""
-    return {key: len(value) if isinstance(value, list | tuple) else value for key, value in report.items()}
-
-
-def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+def table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Prints two columns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -34,7 +34,18 @@ from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
 from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, System, sight
 from plait.text.pieces import SentencePiece
-from plait.text.templates import ALIGNMENT, CHATS, CLOSE, INSTRUCTIONS, OPEN, PLACE, Segment, written
+from plait.text.templates import (
+    ALIGNMENT,
+    CHATS,
+    CLOSE,
+    DETAILED,
+    INSTRUCTIONS,
+    MORE,
+    OPEN,
+    PLACE,
+    Segment,
+    written,
+)
 
 READER = "vision"
 TOKENIZER = "tokenizer.model"
@@ -255,11 +266,7 @@ class MiniGPT4Format(Format):
     def prompts(self) -> Mapping[str, str]:
         """Those that the descriptions of the second stage were asked for with (section 3.2)."""
         before, after = self.instruction.before, self.instruction.after
-        asked = "Describe this image in detail. Give as many details as possible. Say everything you see."
-        return {
-            "describe": f"{before}{OPEN}{PLACE}{CLOSE}{asked}{after}",
-            "continue": f"{before}Continue{after}",
-        }
+        return {"describe": f"{before}{OPEN}{PLACE}{CLOSE}{DETAILED}{after}", "continue": f"{before}{MORE}{after}"}
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """Text up to `</s>`."""

@@ -106,6 +106,10 @@ ALIGNMENT = (
 )
 """What is asked of a picture in the second stage; one for each batch."""
 
+DETAILED = "Describe this image in detail. Give as many details as possible. Say everything you see."
+"""What a model of the first stage is asked, to write data for the second (section 3.2); then, if it says little:"""
+MORE = "Continue"
+
 
 def written(pieces: Sequence[Piece]) -> list[Segment]:
     """Pieces of text and pictures as one message, with a space between a picture and the words behind it.
