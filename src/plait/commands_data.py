@@ -194,7 +194,8 @@ class DataCurate(Answering):
             rules = Rules(min_characters=self.min_characters, max_repeated=self.max_repeated)
             report = curation.finish(entries, rules, repair, self.choices)
         rows = {**report["totals"], **{f"rejected: {name}": n for name, n in report["rejected"].items()}}
-        rows |= {f"repair: {name}": value for name, value in report["repair"].items()}
+        if report["repair"]["answers"]:
+            rows |= {f"repair: {name}": value for name, value in report["repair"].items()}
         table(f"{self.out}", [(name, str(value)) for name, value in rows.items()])
         print(f"page: {self.out / 'review.html'}")
 

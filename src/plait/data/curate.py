@@ -262,7 +262,7 @@ class Curation:
         gone = self._write_shards(verdicts, contents)
         shown = (verdict.shown(contents(verdict) or b"") for verdict in verdicts)
         identity = hashlib.sha256("".join(sorted(line["key"] for line in items)).encode()).hexdigest()[:16]
-        write_page(self.out / PAGE, f"{len(items)} described pictures", shown, identity)
+        write_page(self.out / PAGE, f"{len(items)} described pictures", shown, identity, by_hand)
         report = self._report(described, repaired, verdicts, gone, repair)
         write_json(self.out / REPORT, report)
         return report
@@ -336,7 +336,10 @@ class _Verdict:
     key: str
     name: str
     original: str
+    proposed: str
+    """The text that the rules judged."""
     text: str
+    """The same, or what a person made of it."""
     rule: str
     """Why the rules reject it; ""."""
     reason: str
@@ -345,7 +348,7 @@ class _Verdict:
 
     def shown(self, picture: bytes) -> Shown:
         return Shown(
-            key=self.key, name=self.name, picture=picture, text=self.text, original=self.original, reason=self.rule
+            key=self.key, name=self.name, picture=picture, text=self.proposed, original=self.original, reason=self.rule
         )
 
 
@@ -354,19 +357,20 @@ def _verdict(
 ) -> _Verdict:
     original = line["text"]
     if not original:
-        text, rule = "", "nothing said"
+        proposed, rule = "", "nothing said"
     elif answer is None:
-        text, rule = (original, "not repaired") if asked else rules.judge(original)
+        proposed, rule = (original, "not repaired") if asked else rules.judge(original)
     else:
-        text, rule = rules.judge(original, answer["text"], answer["cut"])
-    reason = rule
+        proposed, rule = rules.judge(original, answer["text"], answer["cut"])
+    text, reason = proposed, rule
     if choice is not None:
-        text = text if choice.text is None else choice.text
+        text = proposed if choice.text is None else choice.text
         reason = ("" if text.strip() else "nothing said") if choice.keep else "by hand"
     return _Verdict(
         key=line["key"],
         name=line["name"],
         original=original,
+        proposed=proposed,
         text=text,
         rule=rule,
         reason=reason,

@@ -6,8 +6,9 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Shown:
     picture: bytes
     """The bytes of its file."""
     text: str
-    """What is kept, if it is kept."""
+    """What is kept, if it is kept and nobody changes it."""
     original: str
     reason: str
     """Why the rules reject it; "" if they do not."""
@@ -42,14 +43,22 @@ class Choice:
     text: str | None = None
 
 
-def write_page(path: Path, title: str, items: Iterable[Shown], identity: str) -> None:
+def write_page(
+    path: Path, title: str, items: Iterable[Shown], identity: str, choices: Mapping[str, Choice] | None = None
+) -> None:
     """Writes the page.
 
     Args:
         identity: the browser remembers choices under it until they are saved.
+        choices: those that are in force.
     """
-    with path.open("w", encoding="utf-8") as out:
-        out.write(_HEAD.replace("TITLE", html.escape(title)).replace("IDENTITY", json.dumps(identity)))
+    chosen = {
+        key: {name: x for name, x in asdict(one).items() if x is not None} for key, one in (choices or {}).items()
+    }
+    filled = {"TITLE": html.escape(title), "IDENTITY": json.dumps(identity)}
+    filled["CHOSEN"] = json.dumps(chosen).replace("<", "\\u003c")  # no text can end the script
+    with path.open("w", encoding="utf-8", errors="replace") as out:
+        out.write(re.sub("|".join(filled), lambda found: filled[found[0]], _HEAD))
         for item in items:
             out.write(_item(item))
         out.write("</main>\n</body>\n</html>\n")
@@ -131,8 +140,8 @@ textarea { width: 100%; box-sizing: border-box; font: inherit } .rule { font-wei
 <button id="save">Save choices</button> <small>keys: k keeps, r rejects, arrows move</small></header>
 <script>
 const place = "plait-curate-" + IDENTITY;
-let choices = {};
-try { choices = JSON.parse(localStorage.getItem(place) || "{}") } catch (error) { /* a browser that stores nothing */ }
+let choices = CHOSEN;
+try { Object.assign(choices, JSON.parse(localStorage.getItem(place) || "{}")) } catch (error) { /* none stored */ }
 const all = () => [...document.querySelectorAll("article")];
 const area = (item) => item.querySelector("textarea");
 const kept = (item) => (choices[item.dataset.key] || { keep: !item.dataset.rule }).keep;
@@ -141,10 +150,13 @@ function show(item) {
   item.classList.toggle("by-hand", item.dataset.key in choices);
 }
 function count() {
-  const items = all(), good = items.filter(kept).length, wanted = document.getElementById("show").value;
+  const items = all(), good = items.filter(kept).length;
   document.getElementById("count").textContent =
     `${good} kept, ${items.length - good} rejected, ${Object.keys(choices).length} chosen by hand `;
-  for (const item of items)
+}
+function filter() {
+  const wanted = document.getElementById("show").value;
+  for (const item of all())
     item.hidden = { kept: !kept(item), rejected: kept(item), open: item.dataset.key in choices }[wanted] || false;
 }
 function choose(item, keep) {
@@ -174,7 +186,7 @@ addEventListener("DOMContentLoaded", () => {
     };
     show(item);
   }
-  document.getElementById("show").onchange = count;
+  document.getElementById("show").onchange = filter;
   document.getElementById("save").onclick = () => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([saved()], { type: "application/json" }));
