@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,20 @@ def test_presets_of_minigpt4(model: Model) -> None:
         model.settings("chatt")
     with pytest.raises(ConfigError, match="no preset 'chat' of cm3leon; it has none"):
         plait.build("cm3leon").settings("chat")
+
+
+def test_templates_have_their_own_ends(model: Model) -> None:
+    format = model.format
+    assert isinstance(format, MiniGPT4Format)
+
+    def of(template: str) -> MiniGPT4Format:
+        return MiniGPT4Format(replace(format.config, template=template), format.text)
+
+    assert of("llama2").presets["chat"]["stop"] == of("minigptv2").presets["chat"]["stop"] == ()
+    assert of("vicuna0_first").presets == format.presets
+    asked = Document([Turn("user", "hello")])
+    laid = [of(name).layout(asked, open=True).ids().tolist() for name in ("vicuna0_first", "vicuna0")]
+    assert [format.text.decode(ids)[-11:] for ids in laid] == ["#Assistant:", "Assistant: "]
 
 
 def test_stops_of_the_real_tokenizer_would_be_both_spellings(model: Model) -> None:
