@@ -168,6 +168,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("generate a --system c.py:d", commands.Generate("a", system="c.py:d")),
         ("info a", commands.Info("a")),
         ("data import classes a --out b", commands_data.DataImport("classes", Path("a"), Path("b"))),
+        (
+            "data curate a b --out c --repair-url d --repair-price 0.5 1.5 --choices e --top-k 3",
+            commands_data.DataCurate(
+                "a", Path("b"), Path("c"), repair_url="d", repair_price=(0.5, 1.5), choices=Path("e"), top_k=3
+            ),
+        ),
         ("data inspect a --limit 3 --out b.png", commands_data.DataInspect(Path("a"), Path("b.png"), 3)),
         ("data shapes --out a --objects 1 3", commands_data.DataShapes(Path("a"), objects=(1, 3))),
     ],

@@ -295,10 +295,14 @@ def test_presets_of_minigpt4(model: Model) -> None:
     encode = model.format.text_ids
     chat = model.settings("chat")
     wanted = Sampling(temperature=1.0, top_k=50, top_p=0.9, repetition_penalty=1.05)
-    assert (chat.text, chat.max_new_tokens, chat.beams, chat.cut_prompt) == (wanted, 300, 1, True)
+    assert (chat.text, chat.max_new_tokens, chat.beams, chat.cut_prompt) == (wanted, 128, 1, True)
     assert chat.stop == (encode("###"), encode("\n###")[len(encode("\n")) :])
     first = model.settings("first_release", max_new_tokens=7)
     assert (first.beams, first.text.temperature, first.max_new_tokens, first.stop) == (5, 0.0, 7, chat.stop)
+    assert isinstance(model.format, MiniGPT4Format)
+    config = replace(model.format.config, language=replace(model.format.config.language, positions=2048))
+    published = MiniGPT4Format(config, model.format.text).presets
+    assert [published[name]["max_new_tokens"] for name in ("chat", "first_release")] == [300, 200]
     assert model.settings() == Settings() != model.settings(temperature=1.0)
     with pytest.raises(ConfigError, match="no preset 'chatt' of minigpt4; did you mean 'chat'"):
         model.settings("chatt")

@@ -118,10 +118,30 @@ class Repair:
     price: tuple[float, float] = (0.0, 0.0)
     workers: int = 4
 
-    def cost(self, lines: Iterable[Mapping[str, Any]]) -> float:
-        """Of the answers in these lines."""
-        read, written = self.price
-        return sum(line["prompt_tokens"] * read + line["completion_tokens"] * written for line in lines) / 1e6
+
+class Bill:
+    """What answers took, summed up as they come."""
+
+    def __init__(self, price: tuple[float, float]) -> None:
+        self.price = price
+        self.answers = self.tries = self.read = self.written = 0
+
+    def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Counts those of all lines that are new."""
+        for line in lines[self.answers :]:
+            self.answers += 1
+            self.tries += line["tries"]
+            self.read += line["prompt_tokens"]
+            self.written += line["completion_tokens"]
+
+    @property
+    def cost(self) -> float:
+        """In the currency of the price."""
+        return (self.read * self.price[0] + self.written * self.price[1]) / 1e6
+
+    def __str__(self) -> str:
+        cost = f", cost {self.cost:.4f}" if any(self.price) else ""
+        return f"{self.read} tokens read, {self.written} written{cost}"
 
 
 class Curation:
@@ -212,7 +232,7 @@ class Curation:
             answer: Answer = repair.endpoint.ask(line["text"], sleep)
             log.append({"key": line["key"], "model": model, **asdict(answer)})  # at once: it is paid for
 
-        failures = 0
+        failures, bill = 0, Bill(repair.price)
         with ThreadPoolExecutor(repair.workers) as pool:
             try:
                 for future in as_completed([pool.submit(one, line) for line in left]):
@@ -224,16 +244,11 @@ class Curation:
                         self.tell(str(error))
                         if failures == GIVE_UP:
                             raise Unanswered(f"{error}; {failures} texts in a row: run this again to go on") from error
-                    self.tell(self._bill(repair, log, len(answered) + len(left)))
+                    bill.add(log.lines)
+                    self.tell(f"repaired {bill.answers} of {len(answered) + len(left)} texts: {bill}")
             finally:  # those that are under way are waited for, and written
                 ended.set()
                 pool.shutdown(cancel_futures=True)
-
-    def _bill(self, repair: Repair, log: Log, wanted: int) -> str:
-        lines = list(log.lines)
-        read, written = (sum(line[f"{kind}_tokens"] for line in lines) for kind in ("prompt", "completion"))
-        cost = f", cost {repair.cost(lines):.4f}" if any(repair.price) else ""
-        return f"repaired {len(lines)} of {wanted} texts: {read} tokens read, {written} written{cost}"
 
     def finish(
         self, entries: Sequence[Entry], rules: Rules, repair: Repair | None = None, choices: Path | None = None
@@ -313,10 +328,14 @@ class Curation:
             **{kind: len(lines) for kind, lines in lists.items()},
             "chosen by hand": sum(verdict.by_hand for verdict in verdicts),
         }
+        bill = Bill(repair.price if repair else (0.0, 0.0))
+        bill.add(repaired)
         asked = {
-            "answers": len(repaired),
-            **{name: sum(line[name] for line in repaired) for name in ("tries", "prompt_tokens", "completion_tokens")},
-            **({"cost": repair.cost(repaired)} if repair else {}),
+            "answers": bill.answers,
+            "tries": bill.tries,
+            "prompt_tokens": bill.read,
+            "completion_tokens": bill.written,
+            **({"cost": bill.cost} if repair else {}),
         }
         return {
             "kind": "curation",

@@ -248,11 +248,15 @@ class MiniGPT4Format(Format):
         """`chat`, the defaults of the present code; `first_release`, those of the first (April 2023): five beams.
 
         Both cut a conversation that is too long from its beginning, end where the next role begins, and count the
-        start symbol as said (`Settings.said`).
+        start symbol as said (`Settings.said`). A small model says no more than a quarter of its positions.
         """
         common = {"stop": self._separators(), "said": (self.text.bos,), "cut_prompt": True}
-        chat = {"max_new_tokens": 300, "temperature": 1.0, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.05}
-        return {"chat": {**common, **chat}, "first_release": {**common, "max_new_tokens": 200, "beams": 5}}
+        chat = {"temperature": 1.0, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.05}
+        most = self.max_length // 4
+        return {
+            "chat": {**common, **chat, "max_new_tokens": min(300, most)},
+            "first_release": {**common, "max_new_tokens": min(200, most), "beams": 5},
+        }
 
     def _separators(self) -> tuple[tuple[int, ...], ...]:
         """What stands behind a message of the chat as ids: at the beginning of a word, and within one."""
