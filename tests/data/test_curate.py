@@ -117,7 +117,18 @@ def test_an_interrupted_run_goes_on(folder: Path, tmp_path: Path, stop: int) -> 
 
 def test_no_model_is_loaded_for_nothing(folder: Path, tmp_path: Path) -> None:
     curation = described(folder, tmp_path / "out")
+    before = (tmp_path / "out" / "described.jsonl").read_bytes()
     curation.describe(pictures_of(folder), lambda: pytest.fail("loaded"))
+    assert (tmp_path / "out" / "described.jsonl").read_bytes() == before
+
+
+def test_a_broken_picture_that_was_mended_is_described(folder: Path, tmp_path: Path) -> None:
+    described(folder, tmp_path / "out")
+    PIL.Image.new("RGB", (99, 9)).save(folder / "broken.png")
+    asked = Describer()
+    report = described(folder, tmp_path / "out", asked).finish(pictures_of(folder), SHORT)
+    assert asked.calls == [[99]]
+    assert (report["totals"]["kept"], report["totals"]["broken"], report["totals"]["pictures"]) == (11, 0, 12)
 
 
 def test_a_folder_that_was_begun_otherwise_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -128,6 +139,9 @@ def test_a_folder_that_was_begun_otherwise_is_refused(folder: Path, tmp_path: Pa
         Curation(tmp_path / "out", {"checkpoint": "a", "seed": 1})
     with pytest.raises(InputError, match="is not empty and holds no curation"):
         Curation(folder, {})
+    (tmp_path / "out" / "curation.json").write_text('{"a')
+    with pytest.raises(InputError, match=r"curation.json: no JSON object .* delete the folder"):
+        Curation(tmp_path / "out", {})
 
 
 def test_a_picture_that_changed_is_not_kept(folder: Path, tmp_path: Path) -> None:
@@ -346,7 +360,9 @@ def test_the_command(
         "--repair-url without --repair-model": [*words, "--repair-url", server.url],
         "--repair-key-env ABSENT: there is no such variable": [*words, *repair, "--repair-key-env", "ABSENT"],
         "is no address of an endpoint": [*words, *repair, "--repair-url", "file:///a"],
-        "0 pictures": [*words[:3], str(out / "train.new"), *words[4:]],
+        "0 pictures in a batch": [*words, "--batch", "0"],
+        "0 workers to repair": [*words, *repair, "--repair-workers", "0"],
+        "0 pictures; give": [*words[:3], str(out / "train.new"), *words[4:]],
     }
     (out / "train.new").mkdir()
     capsys.readouterr()

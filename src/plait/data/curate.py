@@ -38,7 +38,7 @@ from plait.data.repair import Answer, Endpoint, Unanswered
 from plait.data.review import Choice, Shown, read_choices, write_page
 from plait.data.shards import ShardWriter, write_json
 from plait.document import Document, Image
-from plait.errors import InputError
+from plait.errors import ConfigError, InputError
 
 CURATION, DESCRIBED, REPAIRED, CHOICES, PAGE = (
     "curation.json",
@@ -118,6 +118,10 @@ class Repair:
     price: tuple[float, float] = (0.0, 0.0)
     workers: int = 4
 
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigError(f"{self.workers} workers to repair: give at least 1")
+
 
 class Bill:
     """What answers took, summed up as they come."""
@@ -162,7 +166,7 @@ class Curation:
         if not begun.is_file():
             if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise InputError(f"{self.out}: is not empty and holds no curation; choose another folder")
-        elif (known := json.loads(begun.read_text(encoding="utf-8"))) != self.identity:
+        elif (known := _object(begun)) != self.identity:
             names = [name for name in {**known, **self.identity} if known.get(name) != self.identity.get(name)]
             was, now = known.get(names[0]), self.identity.get(names[0])
             raise InputError(f"{self.out}: was begun with {names[0]} {was!r}, not {now!r}; give that, or another --out")
@@ -173,15 +177,21 @@ class Curation:
         Args:
             describer: called if there is anything to do.
             batch: pictures that are described side by side, and lost together by an interruption.
+
+        Raises:
+            ConfigError: no picture in a batch.
         """
+        if batch < 1:
+            raise ConfigError(f"{batch} pictures in a batch: give at least 1")
         self.out.mkdir(parents=True, exist_ok=True)
         if not (self.out / CURATION).is_file():
             write_json(self.out / CURATION, self.identity)
         log = Log(self.out / DESCRIBED)
-        done = {line["name"] for line in log.lines}
-        first = {line["key"]: line["name"] for line in log.lines if "key" in line}
-        left = [entry for entry in entries if entry.name not in done]
-        ask = describer() if left else None
+        known = _latest(log)
+        first = {line["key"]: name for name, line in known.items() if "key" in line}
+        left = [entry for entry in entries if "broken" in known.get(entry.name, {"broken": ""})]  # it may be whole now
+        done = len(known) - sum(entry.name in known for entry in left)
+        ask: Describe | None = None
         with ThreadPoolExecutor(min(os.cpu_count() or 1, batch)) as pool:
             for at in range(0, len(left), batch):
                 window = left[at : at + batch]
@@ -195,13 +205,14 @@ class Curation:
                     else:
                         first[key] = entry.name
                         found[key] = content
-                if found and ask is not None:
+                if found:
+                    ask = ask or describer()
                     said = ask(list(found.values()))
                     lines += [
                         {"key": key, "name": first[key], **asdict(one)} for key, one in zip(found, said, strict=True)
                     ]
-                log.append(*lines)
-                self.tell(f"described {len(log.lines)} of {len(done) + len(left)} pictures")
+                log.append(*(line for line in lines if line != known.get(line["name"])))
+                self.tell(f"described {done + at + len(window)} of {done + len(left)} pictures")
 
     def repair(self, repair: Repair) -> None:
         """Asks the endpoint for each description that it has not answered yet; no answer is asked for twice.
@@ -261,7 +272,7 @@ class Curation:
         Raises:
             InputError: choices of other pictures.
         """
-        described, repaired = Log(self.out / DESCRIBED).lines, Log(self.out / REPAIRED).lines
+        described, repaired = list(_latest(Log(self.out / DESCRIBED)).values()), Log(self.out / REPAIRED).lines
         items = [line for line in described if "key" in line]
         kept = self.out / CHOICES
         chosen = choices or (kept if kept.is_file() else None)
@@ -346,6 +357,18 @@ class Curation:
             **lists,
             "gone": list(gone),
         }
+
+
+def _latest(log: Log) -> dict[str, dict[str, Any]]:
+    """Name -> the last line on a picture."""
+    return {line["name"]: line for line in log.lines}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: no JSON object ({error}); delete the folder, and begin anew") from error
 
 
 @dataclass(kw_only=True)
