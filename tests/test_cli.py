@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from plait import cli, commands
+from plait import cli, commands, commands_data
 
 RECIPE = """
 import functools
@@ -157,6 +157,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "a", prompt="b", top_k=5, repetition_penalty=1.1, no_repeat_ngram=3, stop=("x", "y"), beams=4
             ),
         ),
+        ("generate a --preset b --stop x --stop y", commands.Generate("a", preset="b", stop=("x", "y"))),
+        ("chat a --document b --out c --seed 1", commands.Chat("a", document=Path("b"), out=Path("c"), seed=1)),
         ("evaluate a --task b --limit 3", commands.Evaluate("a", "b", 3)),
         (
             "score vqa --predictions a --references b --variant official",
@@ -165,9 +167,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate a --task b --system c.py:d", commands.Evaluate("a", "b", system="c.py:d")),
         ("generate a --system c.py:d", commands.Generate("a", system="c.py:d")),
         ("info a", commands.Info("a")),
-        ("data import classes a --out b", commands.DataImport("classes", Path("a"), Path("b"))),
-        ("data inspect a --limit 3 --out b.png", commands.DataInspect(Path("a"), Path("b.png"), 3)),
-        ("data shapes --out a --objects 1 3", commands.DataShapes(Path("a"), objects=(1, 3))),
+        ("data import classes a --out b", commands_data.DataImport("classes", Path("a"), Path("b"))),
+        (
+            "data curate a b --out c --repair-url d --repair-price 0.5 1.5 --choices e --top-k 3",
+            commands_data.DataCurate(
+                "a", Path("b"), Path("c"), repair_url="d", repair_price=(0.5, 1.5), choices=Path("e"), top_k=3
+            ),
+        ),
+        ("data inspect a --limit 3 --out b.png", commands_data.DataInspect(Path("a"), Path("b.png"), 3)),
+        ("data shapes --out a --objects 1 3", commands_data.DataShapes(Path("a"), objects=(1, 3))),
     ],
 )
 def test_a_line_becomes_a_command(line: str, expected: object) -> None:
@@ -203,14 +211,14 @@ def test_images_may_be_repeated_or_listed(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [["--split", "a=1", "b=2"], ["--split", "a=1", "--split", "b=2"]])
 def test_splits_may_be_repeated_or_listed(words: list[str]) -> None:
     command = cli.parse(["data", "import", "captions", "src", *words, "--out", "o"])
-    assert isinstance(command, commands.DataImport)
+    assert isinstance(command, commands_data.DataImport)
     assert command.split == ("a=1", "b=2")
 
 
 def test_templates_keep_their_spaces() -> None:
     words = ["--template", "a {name}.", "--out", "o", "--template", "the {name}"]
     command = cli.parse(["data", "import", "classes", "src", *words])
-    assert isinstance(command, commands.DataImport)
+    assert isinstance(command, commands_data.DataImport)
     assert command.template == ("a {name}.", "the {name}")
 
 
@@ -342,6 +350,9 @@ def test_words_that_make_no_command_are_one_line(
         (["generate", "RUN", "--prompt", "a", "--top-p", "0"], "top_p 0.0: it must be above 0"),
         (["generate", "RUN", "--prompt", "a", "--temperature", "-1"], "temperature -1.0: it must be at least 0"),
         (["generate", "RUN", "--prompt", "a " * 300], "fit"),
+        (["generate", "RUN", "--prompt", "a", "--preset", "chat"], "no preset 'chat' of cm3leon; it has none"),
+        (["chat", "absent"], "absent: no such directory"),
+        (["chat", "RUN", "--document", "absent.json"], "absent.json: no readable JSON document"),
         (["evaluate", "RUN", "--task", "shape"], "no task 'shape'; did you mean 'shapes'"),
         (["evaluate", "RUN", "--task", "shapes", "--limit", "0"], "a limit of 0 items: give at least 1"),
         (["evaluate", "absent", "--task", "RECIPE:tasks"], "absent: no such directory"),

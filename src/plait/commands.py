@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +58,67 @@ class Train:
         if ranks.first:
             scores = out / "scores.json"
             if scores.exists():
-                _table("Scores on held-out scenes", _flat(json.loads(scores.read_text())))
+                table("Scores on held-out scenes", _flat(json.loads(scores.read_text())))
             print(f"report: {report}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """What the commands that answer share. What is not given is the preset's, or what is said here in brackets."""
+
+    preset: str | None = None
+    """Settings that the system was published with, by name; flags beside it win."""
+    seed: int | None = None
+    """Of the draws [0]."""
+    max_new_tokens: int | None = None
+    """Of text [256]."""
+    max_images: int | None = None
+    """Pictures that the reply may hold [1]."""
+    guidance: float | None = None
+    """[1: none]"""
+    temperature: float | None = None
+    """Of text [0: takes the likeliest]."""
+    top_k: int | None = None
+    """The likeliest so many [0: all]."""
+    top_p: float | None = None
+    """The likeliest whose mass reaches it [1: all]."""
+    repetition_penalty: float | None = None
+    """Of what was said [1: none]."""
+    no_repeat_ngram: int | None = None
+    """No so many tokens in a row are said twice [0: they may be]."""
+    min_new_tokens: int | None = None
+    """Before which no run of text ends [0]."""
+    stop: tuple[str, ...] = ()
+    """Texts of which each ends the reply."""
+    beams: int | None = None
+    """More than 1: text alone, by beam search [1]."""
+    length_penalty: float | None = None
+    """Of beams: above 0 favours long replies, below 0 short ones [1]."""
+    image_temperature: float | None = None
+    """Of pictures [1]."""
+    image_top_k: int | None = None
+    """[0: all]"""
+    image_top_p: float | None = None
+    """[1: all]"""
+    system: str | None = None
+    """file.py:Class of a system from outside the package; the file is run."""
+
+    def settings(self, model: Any, preset: str | None = None) -> Any:
+        """Those of the preset, or of another where none is given, with what the flags say."""
+        from plait.generate.model import Overrides
+
+        flags = {name: getattr(self, name, None) for name in Overrides.__annotations__}
+        given = {name: value for name, value in flags.items() if value not in (None, ())}
+        return model.settings(self.preset or preset, **given)
+
+
 @dataclass(frozen=True)
-class Generate:
+class Generate(Answering):
     """Answer a prompt or a document with text and pictures."""
 
     checkpoint: Positional[str]
     prompt: str | None = None
-    """Text of the prompt."""
+    """Text of the prompt; with a document that is a conversation, what is asked next."""
     image: tuple[Path, ...] = ()
     """Pictures that the prompt is about; they stand before its text."""
     document: Path | None = None
@@ -78,73 +127,57 @@ class Generate:
     """Ask for a picture of the prompt, rather than for what comes next."""
     out: Path | None = None
     """Where pictures, and the reply as reply.json, are written."""
-    seed: int = 0
-    max_new_tokens: int = 256
-    max_images: int = 1
-    guidance: float = 1.0
-    temperature: float = 0.0
-    """Of text; 0 takes the likeliest."""
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    """No so many tokens in a row are said twice."""
-    min_new_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    """Texts of which each ends the reply."""
-    beams: int = 1
-    """More than 1: text alone, by beam search."""
-    length_penalty: float = 1.0
-    """Of beams: above 0 favours long replies, below 0 short ones."""
-    image_temperature: float = 1.0
-    image_top_k: int = 0
-    image_top_p: float = 1.0
-    system: str | None = None
-    """file.py:Class of a system from outside the package; the file is run."""
 
     def __call__(self) -> None:
         """Generates, prints the text, writes the rest."""
-        from plait.generate.engine import Settings
         from plait.generate.model import load
-        from plait.generate.sampling import Sampling
 
         document = self._document()
-        settings = Settings(
-            max_new_tokens=self.max_new_tokens,
-            max_images=self.max_images,
-            guidance=self.guidance,
-            text=Sampling(
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                repetition_penalty=self.repetition_penalty,
-                no_repeat_ngram=self.no_repeat_ngram,
-                min_new_tokens=self.min_new_tokens,
-            ),
-            image=Sampling(temperature=self.image_temperature, top_k=self.image_top_k, top_p=self.image_top_p),
-            seed=self.seed,
-            stop=self.stop,
-            beams=self.beams,
-            length_penalty=self.length_penalty,
-        )
-        reply = load(self.checkpoint, system=self.system).generate(document, settings)
+        model = load(self.checkpoint, system=self.system)
+        reply = model.generate(document, self.settings(model))
         _write(reply.document, self.out)
         print(f"({reply.stop})", file=sys.stderr)
 
     def _document(self) -> Any:
         from plait.document import Blank, Document, Image, Text, Turn
 
-        if self.document is not None:
-            if self.prompt is not None or self.image or self.draw:
-                raise InputError("--document and --prompt, --image or --draw: give one or the other")
-            return Document.read(self.document)
         pictures = [Image(path) for path in self.image]
         text = [Text(self.prompt)] if self.prompt is not None else []
+        if self.document is not None:
+            said = Document.read(self.document)
+            if self.draw or ((text or pictures) and not said.turns):
+                raise InputError("--document and --prompt, --image or --draw: give one or the other")
+            return Document([*said.turns, Turn("user", [*pictures, *text])]) if text or pictures else said
         if not text and not pictures:
             raise InputError("nothing to answer: give --prompt, --image or --document")
         if self.draw:
             return Document([*pictures, *text, Blank("image")])
         return Document([Turn("user", [*pictures, *text])]) if pictures else Document(text)
+
+
+@dataclass(frozen=True)
+class Chat(Answering):
+    """Talk with a model about pictures, in the terminal; /help there tells how.
+
+    The preset is `chat`, where the system has one and no other is asked for. Answers go to stdout, notes to stderr.
+    """
+
+    checkpoint: Positional[str]
+    document: Path | None = None
+    """A JSON conversation to go on with, as /save writes it."""
+    out: Path | None = None
+    """Where pictures that the model draws are written."""
+
+    def __call__(self) -> None:
+        """Reads lines until /quit or the end of the input."""
+        from plait.document import Document
+        from plait.generate.chat import Chat as Conversation
+        from plait.generate.model import load
+
+        turns = Document.read(self.document).turns if self.document else ()
+        model = load(self.checkpoint, system=self.system)
+        settings = self.settings(model, "chat" if "chat" in model.format.presets else None)
+        Conversation(model, settings, out=self.out, turns=turns).run()
 
 
 @dataclass(frozen=True)
@@ -172,7 +205,7 @@ class Evaluate:
         scores = evaluate(load(self.checkpoint, system=self.system), tasks)
         if self.out is not None:
             self.out.write_text(json.dumps(scores, indent=1) + "\n")
-        _table(f"{self.task} of {self.checkpoint}", _flat(scores))
+        table(f"{self.task} of {self.checkpoint}", _flat(scores))
 
 
 @dataclass(frozen=True)
@@ -214,101 +247,7 @@ class Info:
         rows += [(f"config.{key}", str(value)) for key, value in description["config"].items()]
         for name, part in description["parts"].items():
             rows.append((f"part {name}", f"{part['parameters']:,} parameters, {part['licence']}"))
-        _table(f"{self.directory}", rows)
-
-
-@dataclass(frozen=True)
-class DataImport:
-    """Turn a folder of pictures and words into shards.
-
-    KIND is captions (an image folder and a caption table), classes (a folder for each class), coco (COCO's captions:
-    JSON files and image folders) or webdataset (tars of images with captions, as img2dataset writes them).
-    """
-
-    kind: Positional[str]
-    source: Positional[Path]
-    out: Path
-    table: Path | None = None
-    """Caption table, where it is not found by itself; of captions."""
-    images: Path | None = None
-    """Image folder, likewise; of captions and coco."""
-    split: tuple[str, ...] = ()
-    """NAME=FILE: what makes up a split. For captions, a list of picture names; for coco, a JSON."""
-    template: tuple[str, ...] = ()
-    """Caption of a class, with {name} in it; of classes."""
-
-    def __call__(self) -> None:
-        """Imports and prints what was kept and what was not."""
-        from plait.data.importers import KINDS
-
-        if self.kind not in KINDS:
-            raise InputError(f"no kind {self.kind!r} of data; there are {', '.join(KINDS)}")
-        given: dict[str, tuple[str, Any]] = {  # argument of an importer -> flag and value
-            "table": ("--table", self.table),
-            "images": ("--images", self.images),
-            "splits": ("--split", dict(_named_file(item) for item in self.split)),
-            "templates": ("--template", self.template),
-        }
-        taken = signature(KINDS[self.kind]).parameters
-        idle = [flag for name, (flag, value) in given.items() if value and name not in taken]
-        if idle:
-            raise InputError(f"data of kind {self.kind} has no use for {', '.join(idle)}: leave it out")
-        options = {name: value for name, (_, value) in given.items() if value}
-        report = KINDS[self.kind](self.source, self.out, **options)
-        _table(f"{self.out}", [(key, str(value)) for key, value in _counted(report.to_json()).items()])
-
-
-@dataclass(frozen=True)
-class DataInspect:
-    """Count and measure a data directory, and lay out some of it on a contact sheet."""
-
-    directory: Positional[Path]
-    out: Path | None = None
-    """PNG for the contact sheet."""
-    limit: int = 1000
-    """Documents that are looked at, of each split."""
-
-    def __call__(self) -> None:
-        """Prints a table a split."""
-        from plait.data.inspect import inspect
-        from plait.data.shards import ShardSource, splits
-
-        names: list[str | None] = list(splits(self.directory)) or [None]
-        for name in names:
-            out = self.out if self.out is None or name is None else self.out.with_stem(f"{self.out.stem}-{name}")
-            inspection = inspect(ShardSource(self.directory, name), out, self.limit)
-            _table(f"{self.directory} {name or ''}", inspection.rows())
-
-
-@dataclass(frozen=True)
-class DataShapes:
-    """Write documents of the shapes world as shards."""
-
-    out: Path
-    count: int = 1000
-    split: str = "train"
-    seed: int = 0
-    resolution: int = 32
-    objects: tuple[int, ...] = (1, 2)
-
-    def __call__(self) -> None:
-        """Draws and writes."""
-        from plait.data.shapes import Shapes
-        from plait.data.shards import ShardWriter, fresh_directory
-
-        if self.split not in ("train", "validation", "test"):
-            raise InputError(f"split {self.split!r} is not one of train, validation, test")
-        source = Shapes(
-            seed=self.seed,
-            length=self.count,
-            split=self.split,  # type: ignore[arg-type]
-            objects=self.objects,
-            resolution=self.resolution,
-        )
-        with fresh_directory(self.out) as folder, ShardWriter(folder) as writer:
-            for i in range(len(source)):
-                writer.add(f"{i:08d}", source[i])
-        print(f"{self.count} documents in {self.out}")
+        table(f"{self.directory}", rows)
 
 
 def _write(document: Any, out: Path | None) -> None:
@@ -333,13 +272,6 @@ def _write(document: Any, out: Path | None) -> None:
         (out / "reply.json").write_text(json.dumps(document.to_json(), indent=1) + "\n")
 
 
-def _named_file(item: str) -> tuple[str, str]:
-    name, sign, file = item.partition("=")
-    if not sign:
-        raise InputError(f"--split {item}: give NAME=FILE")
-    return name, file
-
-
 def _flat(scores: Any, path: str = "") -> list[tuple[str, str]]:
     """Nested scores as rows."""
     if not isinstance(scores, dict):
@@ -347,12 +279,8 @@ def _flat(scores: Any, path: str = "") -> list[tuple[str, str]]:
     return [row for key, value in scores.items() for row in _flat(value, f"{path}.{key}" if path else str(key))]
 
 
-def _counted(report: dict[str, Any]) -> dict[str, Any]:
-    """Lists by their lengths: the full ones stand in report.json."""
-    return {key: len(value) if isinstance(value, list | tuple) else value for key, value in report.items()}
-
-
-def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+def table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Prints two columns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

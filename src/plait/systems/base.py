@@ -197,6 +197,23 @@ class Format(ABC):
     def max_length(self) -> int:
         """How many elements a sequence may have."""
 
+    @property
+    def presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name -> settings of generation, by the names that `Model.generate` takes, as the system was published with.
+
+        `chat` is what a chat takes unless it is told otherwise. None, unless the system says some.
+        """
+        return {}
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Name -> a prompt as one string, with `<ImageHere>` for a picture, where the system has its own for a task.
+
+        `describe` asks for a detailed description of a picture, `continue` stands behind one that is too short
+        (`plait.data.curate`).
+        """
+        return {}
+
     def streams(self, document: Document, guidance: float) -> Streams:
         """The rows that answer a request: alone, or with an unconditional one for guidance.
 
