@@ -27,8 +27,10 @@ from plait import images
 from plait.config import from_plain
 from plait.document import Document, Image, Text, Turn
 from plait.errors import ConfigError, DocumentError
+from plait.nn import lora
 from plait.nn.attention import KVCache
 from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
+from plait.nn.lora import LoRAConfig
 from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
@@ -54,6 +56,8 @@ class MiniGPT4Config:
     language: LLaMAConfig
     qformer: QFormerConfig | None = None
     """None: patches are joined instead."""
+    lora: LoRAConfig | None = None
+    """Of adapters on the language model's queries and values; None: there are none."""
     joined: int = 4
     """Neighbouring patches that become one vector, where there is no Q-Former."""
     template: str = "vicuna0"
@@ -87,7 +91,11 @@ MINIGPT4_7B = MiniGPT4Config(vision=EVA_VIT_G, qformer=BLIP2_QFORMER, language=L
 MINIGPT4_13B = replace(MINIGPT4_7B, language=LLAMA_13B)
 MINIGPT4_LLAMA2_7B = MiniGPT4Config(vision=EVA_VIT_G, language=LLAMA2_7B, template="llama2")
 MINIGPTV2_7B = replace(
-    MINIGPT4_LLAMA2_7B, vision=replace(EVA_VIT_G, image_size=448), template="minigptv2", max_answer=1024
+    MINIGPT4_LLAMA2_7B,
+    vision=replace(EVA_VIT_G, image_size=448),
+    lora=LoRAConfig(rank=64, alpha=16.0, dropout=0.05),
+    template="minigptv2",
+    max_answer=1024,
 )
 TINY = MiniGPT4Config(
     vision=VITConfig(image_size=32, patch=4, width=96, depth=4, heads=4, hidden=384),
@@ -116,6 +124,8 @@ class MiniGPT4(System):
         self.qformer = QFormer(config.qformer) if config.qformer else None
         self.projection = nn.Linear(config.read_width, config.language.width)
         self.language = LLaMA(config.language)
+        if config.lora is not None:
+            adapt(self.language, config.lora)
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Vectors of the pictures among embedded words, then the language model."""
@@ -125,10 +135,13 @@ class MiniGPT4(System):
 
     def read(self, pixels: Float[Tensor, "m 3 side side"]) -> Float[Tensor, "m n c"]:
         """The soft tokens of pictures."""
-        seen = self.vision_norm(self.vision(pixels))  # (m, 1 + patches, w), the class token first
+        seen = self.vision(pixels.to(self.vision.class_token.dtype))  # parts may be of several types, as published
+        seen = self.vision_norm(seen.to(self.vision_norm.weight.dtype))  # (m, 1 + patches, w), the class token first
         if self.qformer is not None:
-            return self.projection(self.qformer(seen))
-        return self.projection(seen[:, 1:].unflatten(1, (-1, self.config.joined)).flatten(2))
+            read = self.qformer(seen.to(self.qformer.queries.dtype))
+        else:
+            read = seen[:, 1:].unflatten(1, (-1, self.config.joined)).flatten(2)
+        return self.projection(read.to(self.projection.weight.dtype))
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -149,6 +162,12 @@ class MiniGPT4(System):
         """From a plain `MiniGPT4Config` and the tokenizer."""
         sizes = from_plain(MiniGPT4Config, config)
         return cls(sizes, SentencePiece.read(directory / TOKENIZER, pad=sizes.pad))
+
+
+def adapt(language: LLaMA, config: LoRAConfig) -> None:
+    """Puts the second version's adapters on the queries and values of all layers."""
+    names = [f"decoder.blocks.{i}.attention.qkv" for i in range(len(language.decoder.blocks))]
+    lora.add(language, names, config.rank, config.alpha, dropout=config.dropout, parts=3, on=(0, 2))
 
 
 class MiniGPT4Format(Format):
