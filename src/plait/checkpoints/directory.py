@@ -67,7 +67,7 @@ def write(
     specs: Mapping[str, Spec],
     tensors: Iterable[tuple[str, Tensor]],
     beside: Callable[[Path], None] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    facts: Callable[[], Mapping[str, Any]] = dict,
 ) -> Path:
     """Writes a system whose tensors come one by one, and are not held; otherwise as `save`.
 
@@ -75,7 +75,7 @@ def write(
         system: its weights are not looked at: it can be a hollow one.
         specs: of all tensors.
         tensors: in any order.
-        facts: what `config.json` says besides.
+        facts: what `config.json` says besides; it is asked when the weights are written.
     """
     out = Path(directory).absolute()
     check_free(out)
@@ -94,7 +94,7 @@ def write(
             "system": f"{type(system).__module__}:{type(system).__qualname__}",
             "config": to_plain(system.config),
             "parts": _describe(system, owned, digests),
-            **(facts or {}),
+            **facts(),
         }
         if code := code_of(type(system)):
             description["code"] = code.to_json()
@@ -339,9 +339,7 @@ def _owned(system: System, names: Collection[str]) -> dict[str, list[str]]:
     return owned
 
 
-def _describe(
-    system: System, owned: Mapping[str, list[str]], digests: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
+def _describe(system: System, owned: Mapping[str, list[str]], digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Parameters, fingerprint and licence of each part, given a digest for each tensor of the system."""
     described: dict[str, dict[str, Any]] = {}
     for name, part in system.parts.items():

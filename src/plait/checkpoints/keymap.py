@@ -27,7 +27,6 @@ ZEROS = None
 rows without effect, such as the bias of keys, which shifts all scores of a query alike."""
 
 
-
 @dataclass(frozen=True)
 class Stacked:
     """Published tensors that are the elements of ours along a first axis of its own."""
@@ -115,7 +114,7 @@ class KeyMap:
         """The line of the table that fits a name of ours, filled in."""
         for pattern, source in self._rules:
             if match := pattern.fullmatch(name):
-                return _mapped(source, lambda key: key.format(**match.groupdict()))  # noqa: B023  # it is called here
+                return _mapped(source, lambda key: key.format(**match.groupdict()))  # it is called here
         return None
 
     def report(self, found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Report:

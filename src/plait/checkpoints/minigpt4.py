@@ -10,15 +10,33 @@
 | all together, as the released program holds them | `ASSEMBLED` |
 
 The parts go by the names vision, vision_norm, qformer, heads (of the Q-Former), projection and language. `VIT`,
-`QFORMER`, `HEADS` and `LLAMA` stand without them, for other systems.
+`QFORMER`, `HEADS` and `LLAMA` stand without them, for other systems. `published` tells `plait import` and `plait export`
+what the files are, how they go together, and what is often confused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
+from typing import Any
 
-from plait.checkpoints.keymap import ZEROS, KeyMap
-from plait.errors import CheckpointError, listed
+import torch
+from torch import Tensor, nn
+
+from plait.checkpoints.keymap import ZEROS, KeyMap, Stacked
+from plait.checkpoints.published import Export, Kind, Plan, Published
+from plait.checkpoints.sizes import ShapeOf, count, hugging_face, language_sizes, qformer_sizes, vision_sizes
+from plait.checkpoints.tensors import Shape, TensorFile, read_json
+from plait.config import from_plain
+from plait.errors import CheckpointError
+from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
+from plait.nn.lora import LoRAConfig
+from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig, QFormerHeads, TextConfig
+from plait.nn.vit import VITConfig, eva_vit, resize_positions
+from plait.systems.minigpt4 import TOKENIZER, MiniGPT4, MiniGPT4Config, adapt
+from plait.text.pieces import SentencePiece
 
 _FREQUENCIES = "follows from the head width and the base of the rotation"
 _NUMBERS = "numbers from 0 on"
@@ -98,6 +116,11 @@ LLAMA = KeyMap(
             "model.layers.{i}.self_attn.k_proj.weight",
             "model.layers.{i}.self_attn.v_proj.weight",
         ),
+        "decoder.blocks.{i}.attention.qkv.linear.weight": (  # the same where it has adapters
+            "model.layers.{i}.self_attn.q_proj.weight",
+            "model.layers.{i}.self_attn.k_proj.weight",
+            "model.layers.{i}.self_attn.v_proj.weight",
+        ),
         "decoder.blocks.{i}.attention.out.weight": "model.layers.{i}.self_attn.o_proj.weight",
         "decoder.blocks.{i}.mlp_norm.weight": "model.layers.{i}.post_attention_layernorm.weight",
         "decoder.blocks.{i}.mlp.gate_hidden.weight": (
@@ -155,23 +178,435 @@ def vision_file(depth: int) -> KeyMap:
     return VIT.under(ours="vision.") | KeyMap({}, ignored=beyond)
 
 
-def table_of(keys: Collection[str], depth: int) -> KeyMap:
-    """The table of a file, which is recognised by its keys; `depth` is that of the tower.
+def adapter_file(name: str = "") -> KeyMap:
+    """The file of the second version: the projection, and adapters on queries and values.
 
-    Raises:
-        CheckpointError: none of the files above.
+    Args:
+        name: of the adapters, in the keys of later versions of peft; that of the release (0.2.0) writes none.
     """
-    signs = {
-        "visual_encoder.cls_token": ASSEMBLED,
-        "cls_token": vision_file(depth),
-        "itm_head.weight": BLIP2_STAGE1_FILE,
-        "query_tokens": BLIP2_FILE,
-        "model.embed_tokens.weight": LANGUAGE_FILE,
-        "llama_proj.weight": PROJECTION_FILE,
+    layer = "llama_model.base_model.model.model.layers.{i}.self_attn."
+    middle = f".{name}" if name else ""
+    adapters = {
+        f"language.decoder.blocks.{{i}}.attention.qkv.{ours}": Stacked(
+            tuple(f"{layer}{part}_proj.lora_{letter}{middle}.weight" for part in "qv")
+        )
+        for ours, letter in (("down", "A"), ("up", "B"))
     }
-    for sign, table in signs.items():
-        if sign in keys:
-            return table
+    return PROJECTION_FILE | KeyMap(adapters)
+
+
+# ----------------------------------------------------------------------------------------- the files together
+
+TOWER, BLIP2, LANGUAGE = "tower", "blip2", "language"
+PROJECTION, STAGE1, WHOLE = "projection", "blip2-stage1", "assembled"
+
+_LAVIS = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/"
+_QFORMER_FILE = f"blip2_pretrained_flant5xxl.pth from {_LAVIS}"
+_T5_XXL = 4096
+_WORDS = "Qformer.bert.embeddings.word_embeddings.weight"
+_PLACES = "Qformer.bert.embeddings.position_embeddings.weight"
+_ADAPTER = "llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_A"
+_ALPHA, _DROPOUT = 16.0, 0.05  # of the released adapters; their file tells the rank alone
+
+_OTHER_QFORMERS = {  # a key -> the file that has it
+    "opt_proj.weight": "that of a BLIP-2 for OPT",
+    "llm_proj.weight": "that of an InstructBLIP",
+}
+
+LICENCES = {
+    "vision": "MIT (EVA)",
+    "vision_norm": "BSD-3-Clause (BLIP-2)",
+    "qformer": "BSD-3-Clause (BLIP-2)",
+    "projection": "BSD-3-Clause (MiniGPT-4)",
+}
+LLAMA_LICENCE = "LLaMA licence, non-commercial (Vicuna and LLaMA)"
+LLAMA2_LICENCE = "LLaMA 2 Community License"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The keys of one part, without the prefix that they have where all parts stand in one file."""
+
+    file: TensorFile
+    shapes: Mapping[str, Shape]
+
+    def shape(self, key: str) -> Shape:
+        if key not in self.shapes:
+            raise CheckpointError(f"{self.file.path}: lacks {key}: it is cut, or of another model; fetch the right one")
+        return self.shapes[key]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Parts, each from a file of its own or from one that holds all."""
+
+    given: Mapping[str, TensorFile]
+
+    def require(self, kinds: Items[Kind]) -> None:
+        """Whether the parts that every variant has are there."""
+        if WHOLE in self.given:
+            return
+        if STAGE1 in self.given:
+            raise CheckpointError(
+                f"{self.given[STAGE1].path}: is of BLIP-2's first stage, whose Q-Former MiniGPT-4 did not take: give "
+                f"{_QFORMER_FILE}"
+            )
+        wheres = [kind for kind in kinds if kind.name in (PROJECTION, TOWER, LANGUAGE) and kind.name not in self.given]
+        projection = self.given.get(PROJECTION)
+        columns = projection.shapes["llama_proj.weight"][1] if projection else 0
+        if columns == BLIP2_QFORMER.width and BLIP2 not in self.given:
+            wheres += [kind for kind in kinds if kind.name == BLIP2]
+        if wheres:
+            missing = "; ".join(f"of {kind.what}: give {kind.where}" for kind in wheres)
+            raise CheckpointError(f"no file {missing}")
+
+    def part(self, kind: str) -> _Part:
+        """The keys and shapes of a kind."""
+        if kind in self.given:
+            return _Part(self.given[kind], self.given[kind].shapes)
+        if WHOLE not in self.given:
+            raise CheckpointError(f"no file of {kind}: give {_QFORMER_FILE}")
+        whole, prefix = self.given[WHOLE], _WITHIN.get(kind, "")
+        own = {key.removeprefix(prefix): shape for key, shape in whole.shapes.items() if key.startswith(prefix)}
+        return _Part(whole, own)
+
+
+_WITHIN = {TOWER: "visual_encoder.", LANGUAGE: "llama_model."}  # prefixes where all parts stand in one file
+
+
+def _language_of(files: _Files, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of the language model, from its shapes and from transformers' config.json beside it."""
+    part = files.part(LANGUAGE)
+    path = part.file.folder / "config.json"
+    if path.is_file():
+        settings = read_json(path)
+        settings = settings if "num_attention_heads" in settings else {}  # of another program
+    elif part.file is files.given.get(LANGUAGE) and "language" not in changes:
+        raise CheckpointError(
+            f"{path}: no such file: it tells heads and norms of the language model; fetch it, or say language.heads, "
+            "language.eps and language.positions by --config"
+        )
+    else:
+        settings = {}
+    return language_sizes(part.shape, settings, str(part.file.path))
+
+
+def _over(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, changed."""
+    changed = dict(plain)
+    for key, value in changes.items():
+        old = plain.get(key)
+        changed[key] = _over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return changed
+
+
+def _rank(shapes: Mapping[str, Shape]) -> int:
+    """Of the adapters in a file; 0: it has none."""
+    return next((shape[0] for key, shape in shapes.items() if key.startswith(_ADAPTER)), 0)
+
+
+def _projection_table(shapes: Mapping[str, Shape]) -> KeyMap:
+    if not _rank(shapes):
+        return PROJECTION_FILE
+    key = next(key for key in shapes if key.startswith(_ADAPTER))
+    return adapter_file(key.removeprefix(_ADAPTER).removesuffix("weight").strip("."))
+
+
+def _resized(positions: Tensor, grid: int) -> Tensor:
+    return resize_positions(positions.float(), grid, grid).to(positions.dtype)
+
+
+# ------------------------------------------------------------------------------------- what is often confused
+
+
+def _check_pair(
+    files: _Files,
+    projection: tuple[int, int],
+    joined: bool,
+    language: Mapping[str, Any],
+    changes: Mapping[str, Any],
+) -> None:
+    """Whether projection (rows, columns) and language model are of one variant."""
+    rows, columns = projection
+    path, other = files.part(PROJECTION).file.path, files.part(LANGUAGE).file.path
+    if rows != language["width"]:
+        raise CheckpointError(
+            f"{path}: leads to {_size(rows)}, but {other} is {_size(language['width'])}: give the projection of that "
+            "size, or the language model of this one"
+        )
+    eps = language.get("eps", LLAMA_7B.eps)
+    if "eps" in changes.get("language", {}) or (eps == LLAMA2_7B.eps) == joined:  # who says what it is, is believed
+        return
+    own = "if it is your own, say language.eps by --config"
+    if joined:
+        raise CheckpointError(
+            f"{path}: was trained on LLaMA-2 ({columns} columns, joined patches), but {other} is a Vicuna or LLaMA "
+            f"(rms_norm_eps {eps:g}, not {LLAMA2_7B.eps:g}): give Llama-2-7b-chat-hf, or prerained_minigpt4_7b.pth; "
+            f"{own}"
+        )
     raise CheckpointError(
-        f"none of MiniGPT-4's files has such keys ({listed(sorted(keys))}): give one that holds {', '.join(signs)}"
+        f"{path}: was trained on Vicuna v0 ({columns} columns, a Q-Former), but {other} is a LLaMA-2 (rms_norm_eps "
+        f"{eps:g}, not {LLAMA_7B.eps:g}): give Vicuna v0, or pretrained_minigpt4_llama2_7b.pth; {own}"
     )
+
+
+def _size(width: int) -> str:
+    names = {LLAMA_7B.width: " (7B)", LLAMA_13B.width: " (13B)"}
+    return f"{width} wide{names.get(width, '')}"
+
+
+def _notes(config: MiniGPT4Config, given: Mapping[str, TensorFile], language: TensorFile) -> Iterator[str]:
+    """What cannot be told from the files, and is often wrong."""
+    if BLIP2 in given and "t5_proj.weight" not in given[BLIP2].specs:
+        yield f"{given[BLIP2].path.name} does not say which BLIP-2 it is of: it must be that for flan-t5-xxl"
+    if config.template != "vicuna0":
+        return
+    settings_path = language.folder / "config.json"
+    settings = read_json(settings_path) if settings_path.is_file() else {}
+    name = f"{settings.get('_name_or_path', '')} {language.path.name}"
+    if later := re.search(r"v1\.\d", name):
+        yield f"{language.path.name} seems to be Vicuna {later[0]}: MiniGPT-4 needs v0, later ones do not stop"
+    else:
+        yield f"whether {language.path.name} is Vicuna v0, which it must be, cannot be told from its files"
+
+
+# ------------------------------------------------------------------------------------------------ dry runs
+
+
+def _of(shapes: Mapping[str, Shape], prefix: str = "") -> ShapeOf:
+    """Key -> shape, of a list of which there is no file."""
+    own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+
+    def shape(key: str) -> Shape:
+        if key not in own:
+            raise CheckpointError(f"the list of keys lacks {prefix}{key}: it is of another model")
+        return own[key]
+
+    return shape
+
+
+def _state(**parts: nn.Module | None) -> dict[str, Tensor]:
+    """The tensors of parts, by the parts' names."""
+    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None}).state_dict()
+
+
+def _tower(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
+    config = from_plain(VITConfig, vision_sizes(_of(shapes)))
+    with torch.device("meta"):
+        return _state(vision=eva_vit(config, nn.Identity())), vision_file(config.depth)
+
+
+def _language(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
+    config = from_plain(LLaMAConfig, language_sizes(_of(shapes), {}, "the list of keys"))
+    with torch.device("meta"):
+        return _state(language=LLaMA(config)), LANGUAGE_FILE
+
+
+def _projection(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
+    """The linear layer, and the adapters of the second version without what they stand on."""
+    (rows, columns), rank = shapes["llama_proj.weight"], _rank(shapes)
+    with torch.device("meta"):
+        state = _state(projection=nn.Linear(columns, rows))
+        if rank:
+            layer = _ADAPTER.replace("layers.0.", "layers.{i}.") + ".weight"
+            sizes = LLaMAConfig(width=rows, depth=count(_of(shapes), layer), heads=rows // 128)
+            language = LLaMA(sizes)
+            adapt(language, LoRAConfig(rank=rank, alpha=_ALPHA))
+            state |= {name: t for name, t in _state(language=language).items() if name.endswith((".down", ".up"))}
+    return state, _projection_table(shapes)
+
+
+def _blip2(shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
+    """What BLIP-2's files fill; the first stage has a text branch and heads."""
+    shape = _of(shapes)
+    config = from_plain(QFormerConfig, qformer_sizes(shape))
+    if words := shapes.get(_WORDS):
+        config = replace(config, text=TextConfig(vocabulary=words[0], positions=shape(_PLACES)[0]))
+    with torch.device("meta"):
+        heads = QFormerHeads(config, shape("vision_proj.weight")[0]) if config.text else None
+        norm = nn.LayerNorm(shape("ln_vision.weight")[0])
+        return _state(vision_norm=norm, qformer=QFormer(config), heads=heads)
+
+
+def _whole(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
+    plain = {
+        "vision": vision_sizes(_of(shapes, _WITHIN[TOWER])),
+        "qformer": qformer_sizes(_of(shapes)) if "query_tokens" in shapes else None,
+        "language": language_sizes(_of(shapes, _WITHIN[LANGUAGE]), {}, "the list of keys"),
+        "pad": "<unk>",
+    }
+    config = from_plain(MiniGPT4Config, plain)
+    with torch.device("meta"):
+        return MiniGPT4(config, SentencePiece.train(["a"], 320)).state_dict(), ASSEMBLED
+
+
+# --------------------------------------------------------------------------------------------- what it all is
+
+
+def published() -> Published:
+    """For `plait import minigpt4` and `plait export`."""
+    return MiniGPT4Files()
+
+
+class MiniGPT4Files(Published):
+    """The trained projection, EVA's tower, BLIP-2's Q-Former and a language model; or all in one file."""
+
+    kinds = (
+        Kind(
+            name=WHOLE,
+            sign="visual_encoder.cls_token",
+            what="a whole MiniGPT-4",
+            where="the weights that the released program holds",
+            hollow=_whole,
+        ),
+        Kind(
+            name=TOWER,
+            sign="cls_token",
+            what="EVA's tower",
+            where=f"eva_vit_g.pth from {_LAVIS}",
+            hollow=_tower,
+        ),
+        Kind(
+            name=STAGE1,
+            sign="itm_head.weight",
+            what="BLIP-2's first stage",
+            where=f"blip2_pretrained.pth from {_LAVIS}",
+            hollow=lambda shapes: (_blip2(shapes), BLIP2_STAGE1_FILE),
+        ),
+        Kind(
+            name=BLIP2,
+            sign="query_tokens",
+            what="BLIP-2's Q-Former",
+            where=_QFORMER_FILE,
+            hollow=lambda shapes: (_blip2(shapes), BLIP2_FILE),
+        ),
+        Kind(
+            name=LANGUAGE,
+            sign="model.embed_tokens.weight",
+            what="a LLaMA",
+            where="the folder of Vicuna v0 (Vision-CAIR/vicuna-7b or vicuna) or Llama-2-7b-chat-hf, with config.json "
+            "and tokenizer.model",
+            hollow=_language,
+        ),
+        Kind(
+            name=PROJECTION,
+            sign="llama_proj.weight",
+            what="MiniGPT-4's projection",
+            where="pretrained_minigpt4.pth (13B), prerained_minigpt4_7b.pth, pretrained_minigpt4_llama2_7b.pth or the "
+            "file of MiniGPT-v2, which github.com/Vision-CAIR/MiniGPT-4 links to",
+            hollow=_projection,
+        ),
+    )
+
+    def plan(self, given: Mapping[str, TensorFile], changes: Mapping[str, Any]) -> Plan:
+        """The variant follows from the projection: as many columns as four patches have, or as the Q-Former."""
+        files = _Files(given)
+        files.require(self.kinds)
+        projection = files.part(PROJECTION)
+        rows, columns = projection.shape("llama_proj.weight")
+        rank, tower = _rank(projection.shapes), vision_sizes(files.part(TOWER).shape)
+        joined = columns == 4 * tower["width"]
+        defaults = {"eps": LLAMA2_7B.eps, "positions": LLAMA2_7B.positions} if joined else {}
+        language = defaults | _language_of(files, changes)
+        _check_pair(files, (rows, columns), joined, {**language, **changes.get("language", {})}, changes)
+        qformer = None if joined else self._qformer(files, columns, tower)
+        plain: dict[str, Any] = {
+            "vision": tower,
+            "qformer": qformer,
+            "language": language,
+            "template": "vicuna0" if qformer else "minigptv2" if rank else "llama2",
+        }
+        if rank:
+            side = 2 * tower["image_size"]  # the second version sees pictures of 448 by a tower for 224
+            plain |= {"vision": {**tower, "image_size": side}, "max_answer": 1024}
+            plain["lora"] = {"rank": rank, "alpha": _ALPHA, "dropout": _DROPOUT}
+        config = from_plain(MiniGPT4Config, _over(plain, changes))
+        return self._plan(config, files, tower["image_size"])
+
+    def _plan(self, config: MiniGPT4Config, files: _Files, published_side: int) -> Plan:
+        given = files.given
+        if BLIP2 in given and config.qformer is None:
+            raise CheckpointError(
+                f"{given[BLIP2].path}: is of no use: a projection of joined patches has no Q-Former, and its "
+                "ln_vision stays as it began, in the released program too; leave the file out"
+            )
+        language = files.part(LANGUAGE).file
+        tokenizer = language.folder / TOKENIZER
+        if not tokenizer.is_file():
+            raise CheckpointError(
+                f"{tokenizer}: no such file: put LLaMA's tokenizer.model beside the language model; a tokenizer.json "
+                "does not do, other ids come of it"
+            )
+        loaded = any("ln_vision.weight" in file.specs for file in given.values())
+        turned = {}
+        grid, old = config.vision.grid, published_side // config.vision.patch
+        if grid != old:
+            shape = (1, 1 + old**2, config.vision.width)
+            turned["vision.positions"] = (shape, lambda tensor: _resized(tensor, grid))
+        llama2 = config.language.eps == LLAMA2_7B.eps
+        return Plan(
+            system=MiniGPT4,
+            config=config,
+            tables={kind: self._table(kind, file.shapes, config) for kind, file in given.items()},
+            files=language.folder,
+            licences={**LICENCES, "language": LLAMA2_LICENCE if llama2 else LLAMA_LICENCE},
+            filled={} if loaded else {"vision_norm.weight": 1.0, "vision_norm.bias": 0.0},
+            turned=turned,
+            notes=tuple(_notes(config, given, language)),
+            also=(tokenizer,),
+        )
+
+    def _table(self, kind: str, shapes: Mapping[str, Shape], config: MiniGPT4Config) -> KeyMap:
+        if kind == PROJECTION:
+            return _projection_table(shapes)
+        return {
+            WHOLE: ASSEMBLED | _projection_table(shapes),
+            TOWER: vision_file(config.vision.depth),
+            BLIP2: BLIP2_FILE,
+            LANGUAGE: LANGUAGE_FILE,
+        }[kind]
+
+    def _qformer(self, files: _Files, columns: int, tower: Mapping[str, Any]) -> dict[str, Any]:
+        """The sizes of the Q-Former, which must be the one that MiniGPT-4 was trained with."""
+        part = files.part(BLIP2)
+        path = part.file.path
+        for key, whose in _OTHER_QFORMERS.items():
+            if key in part.shapes:
+                raise CheckpointError(f"{path}: is {whose}, another Q-Former: give {_QFORMER_FILE}")
+        sizes = qformer_sizes(part.shape)
+        bridge = part.shapes.get("t5_proj.weight")
+        if bridge and sizes["width"] == BLIP2_QFORMER.width and bridge[0] != _T5_XXL:
+            raise CheckpointError(
+                f"{path}: leads to a T5 of width {bridge[0]}, not to flan-t5-xxl's {_T5_XXL}: another Q-Former; give "
+                f"{_QFORMER_FILE}"
+            )
+        if "ln_vision.weight" not in part.shapes:
+            raise CheckpointError(
+                f"{path}: has no ln_vision, the norm between tower and Q-Former: give the whole {_QFORMER_FILE}"
+            )
+        if columns != sizes["width"]:
+            raise CheckpointError(
+                f"{files.part(PROJECTION).file.path}: takes {columns} columns, but the Q-Former gives "
+                f"{sizes['width']}, and four joined patches {4 * tower['width']}: give the files of one variant"
+            )
+        if sizes["image_width"] != tower["width"]:
+            raise CheckpointError(
+                f"{path}: looks at {sizes['image_width']} wide patches, but the tower gives {tower['width']} wide ones: "
+                f"give {_QFORMER_FILE}"
+            )
+        return sizes
+
+    def exports(self, config: MiniGPT4Config, format: str) -> Items[Export]:
+        """The four published files; or the language model alone."""
+        language = Export(name="language", table=LANGUAGE_FILE, settings=hugging_face(config.language))
+        if format == "hf":
+            return [replace(language, name=".", merged=True)]
+        projection = adapter_file() if config.lora else PROJECTION_FILE
+        files = [
+            Export(name="pretrained_minigpt4.pth", table=projection, inside="model"),
+            Export(name="eva_vit_g.pth", table=vision_file(config.vision.depth)),
+            language,
+        ]
+        if config.qformer is not None:
+            files.append(Export(name="blip2_pretrained_flant5xxl.pth", table=BLIP2_FILE, inside="model"))
+        return files

@@ -21,7 +21,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from plait.errors import CheckpointError, listed
@@ -153,9 +153,9 @@ def write_shards(folder: Path, specs: Mapping[str, Spec], tensors: Iterator[tupl
 # ------------------------------------------------------------------------------------------------- reading
 
 
-@dataclass(frozen=True, kw_only=True)
-class TensorFile:
-    """A file or folder that holds tensors, which are read when they are asked for."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TensorFile(Mapping[str, Tensor]):
+    """The tensors of a file or folder, which are read when they are asked for."""
 
     path: Path
     """What was given."""
@@ -176,9 +176,14 @@ class TensorFile:
         """Where what belongs to it lies: itself, or where the file is."""
         return self.path if self.path.is_dir() else self.path.parent
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """One by one."""
-        return ((name, self.read(name)) for name in self.specs)
+    def __getitem__(self, name: str) -> Tensor:
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
 
 
 def open_tensors(path: str | Path) -> TensorFile:

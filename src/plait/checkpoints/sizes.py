@@ -1,0 +1,135 @@
+"""Sizes of parts that several systems have, read from the shapes of published files.
+
+What comes is plain: a part of a configuration, from which what cannot be told is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from plait.checkpoints.tensors import Shape
+from plait.errors import CheckpointError
+from plait.nn.llama import LLAMA_7B, LLaMAConfig
+from plait.nn.qformer import BLIP2_QFORMER
+from plait.nn.vit import EVA_VIT_G
+
+ShapeOf = Callable[[str], Shape]
+"""Key -> its shape; a CheckpointError where there is none."""
+
+_LAYER = "Qformer.bert.encoder.layer.{i}."
+
+
+def vision_sizes(shape: ShapeOf, depth: int = EVA_VIT_G.depth) -> dict[str, Any]:
+    """A plain `VITConfig`, without the heads where they are not EVA's 88 wide. Blocks beyond `depth` are not run."""
+    _, places, width = shape("pos_embed")
+    patch = shape("patch_embed.proj.weight")[2]
+    sizes = {
+        "image_size": math.isqrt(places - 1) * patch,
+        "patch": patch,
+        "width": width,
+        "depth": count(shape, "blocks.{i}.norm1.weight", depth),
+        "hidden": shape("blocks.0.mlp.fc1.weight")[0],
+    }
+    return sizes | _heads(width, EVA_VIT_G.width // EVA_VIT_G.heads)
+
+
+def qformer_sizes(shape: ShapeOf) -> dict[str, Any]:
+    """A plain `QFormerConfig`, without the heads where they are not BERT's 64 wide."""
+    _, queries, width = shape("query_tokens")
+    depth = count(shape, _LAYER + "attention.self.query.weight")
+    cross = _LAYER + "crossattention.self.key.weight"
+    looks = [i for i in range(depth) if _there(shape, cross.format(i=i))]
+    sizes = {
+        "width": width,
+        "depth": depth,
+        "hidden": shape(_LAYER.format(i=0) + "intermediate_query.dense.weight")[0],
+        "queries": queries,
+        "image_width": shape(cross.format(i=0))[1],
+        "cross_every": looks[1] if len(looks) > 1 else depth,
+    }
+    return sizes | _heads(width, BLIP2_QFORMER.width // BLIP2_QFORMER.heads)
+
+
+def language_sizes(shape: ShapeOf, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A plain `LLaMAConfig`: widths from shapes, the rest from transformers' config.json.
+
+    Raises:
+        CheckpointError: a LLaMA with what Plait's has not.
+    """
+    vocabulary, width = shape("model.embed_tokens.weight")
+    sizes: dict[str, Any] = {
+        "vocabulary": vocabulary,
+        "width": width,
+        "hidden": shape("model.layers.0.mlp.gate_proj.weight")[0],
+        "depth": count(shape, "model.layers.{i}.input_layernorm.weight"),
+    }
+    keys = shape("model.layers.0.self_attn.k_proj.weight")[0]
+    if keys != shape("model.layers.0.self_attn.q_proj.weight")[0]:
+        raise CheckpointError(
+            f"{where}: has keys for fewer heads than queries ({keys} of {width} rows, grouped attention), which no "
+            "language model of MiniGPT-4 has: give Vicuna v0 or Llama-2-7b-chat-hf"
+        )
+    wanted = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_bias": False, "rope_scaling": None}
+    for key, value in wanted.items():
+        if settings.get(key, value) != value:
+            raise CheckpointError(
+                f"{where}: its config.json says {key} {settings[key]!r}, and {value!r} alone can be run: give Vicuna v0 "
+                "or Llama-2-7b-chat-hf"
+            )
+    names = {
+        "heads": "num_attention_heads",
+        "positions": "max_position_embeddings",
+        "eps": "rms_norm_eps",
+        "base": "rope_theta",
+    }
+    sizes |= {ours: settings[theirs] for ours, theirs in names.items() if theirs in settings}
+    return _heads(width, LLAMA_7B.width // LLAMA_7B.heads) | sizes
+
+
+def hugging_face(config: LLaMAConfig) -> dict[str, Any]:
+    """The config.json by which transformers reads a LLaMA."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.width,
+        "intermediate_size": config.hidden,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.heads,
+        "max_position_embeddings": config.positions,
+        "rms_norm_eps": config.eps,
+        "rope_theta": config.base,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+def _there(shape: ShapeOf, key: str) -> bool:
+    try:
+        shape(key)
+    except CheckpointError:
+        return False
+    return True
+
+
+def count(shape: ShapeOf, template: str, most: int = 1000) -> int:
+    """How many layers there are, from 0 on without a gap.
+
+    Args:
+        template: a key of a layer, with {i} for its number.
+        most: it is not looked beyond.
+
+    Raises:
+        CheckpointError: none.
+    """
+    shape(template.format(i=0))
+    return next((i for i in range(most) if not _there(shape, template.format(i=i))), most)
+
+
+def _heads(width: int, each: int) -> dict[str, int]:
+    return {} if width % each else {"heads": width // each}
