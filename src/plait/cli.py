@@ -17,6 +17,8 @@ COMMANDS = {  # name -> class in plait.commands, and what it does
     "generate": ("Generate", "Answer a prompt or a document with text and pictures."),
     "evaluate": ("Evaluate", "Score a checkpoint on a task."),
     "score": ("Score", "Score predictions in a file against references in another."),
+    "import": ("Import", "Make a checkpoint of published files."),
+    "export": ("Export", "Write a checkpoint as published files, or its language model for transformers."),
     "info": ("Info", "Tell what a run or a checkpoint is."),
     "data import": ("DataImport", "Turn a folder of pictures and words into shards."),
     "data inspect": ("DataInspect", "Count and measure a data directory, with a contact sheet."),

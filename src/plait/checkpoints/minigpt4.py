@@ -9,9 +9,8 @@
 | Vicuna, as transformers stores a LLaMA | `LANGUAGE_FILE` |
 | all together, as the released program holds them | `ASSEMBLED` |
 
-The parts go by the names vision, vision_norm, qformer, heads (of the Q-Former), projection and language. `VIT`,
-`QFORMER`, `HEADS` and `LLAMA` stand without them, for other systems. `published` tells `plait import` and `plait export`
-what the files are, how they go together, and what is often confused.
+The parts go by the names vision, vision_norm, qformer, heads (of the Q-Former), projection and language. `published`
+tells `plait import` and `plait export` what the files are, how they go together, and what is often confused.
 """
 
 from __future__ import annotations
@@ -25,115 +24,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plait.checkpoints.keymap import ZEROS, KeyMap, Stacked
+from plait.checkpoints.keymap import KeyMap, Stacked
+from plait.checkpoints.parts import (
+    FREQUENCIES,
+    HEADS,
+    LLAMA,
+    NUMBERS,
+    QFORMER,
+    VIT,
+    ShapeOf,
+    count,
+    hugging_face,
+    language_sizes,
+    qformer_sizes,
+    vision_sizes,
+)
 from plait.checkpoints.published import Export, Kind, Plan, Published
-from plait.checkpoints.sizes import ShapeOf, count, hugging_face, language_sizes, qformer_sizes, vision_sizes
 from plait.checkpoints.tensors import Shape, TensorFile, read_json
-from plait.config import from_plain
+from plait.config import from_plain, to_plain
 from plait.errors import CheckpointError
 from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
 from plait.nn.lora import LoRAConfig
 from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig, QFormerHeads, TextConfig
-from plait.nn.vit import VITConfig, eva_vit, resize_positions
-from plait.systems.minigpt4 import TOKENIZER, MiniGPT4, MiniGPT4Config, adapt
+from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, resize_positions
+from plait.systems.minigpt4 import MINIGPTV2_7B, TOKENIZER, MiniGPT4, MiniGPT4Config, adapt
 from plait.text.pieces import SentencePiece
-
-_FREQUENCIES = "follows from the head width and the base of the rotation"
-_NUMBERS = "numbers from 0 on"
-
-VIT = KeyMap(
-    {
-        "class_token": "cls_token",
-        "positions": "pos_embed",
-        "patch.{w}": "patch_embed.proj.{w}",
-        "blocks.{i}.attention_norm.{w}": "blocks.{i}.norm1.{w}",
-        "blocks.{i}.attention.qkv.weight": "blocks.{i}.attn.qkv.weight",
-        "blocks.{i}.attention.qkv.bias": ("blocks.{i}.attn.q_bias", ZEROS, "blocks.{i}.attn.v_bias"),
-        "blocks.{i}.attention.out.{w}": "blocks.{i}.attn.proj.{w}",
-        "blocks.{i}.mlp_norm.{w}": "blocks.{i}.norm2.{w}",
-        "blocks.{i}.mlp.hidden.{w}": "blocks.{i}.mlp.fc1.{w}",
-        "blocks.{i}.mlp.out.{w}": "blocks.{i}.mlp.fc2.{w}",
-    }
-)
-
-_LAYER = "Qformer.bert.encoder.layer.{i}."
-
-QFORMER = KeyMap(
-    {
-        "queries": "query_tokens",
-        "text.words.weight": "Qformer.bert.embeddings.word_embeddings.weight",
-        "text.positions.weight": "Qformer.bert.embeddings.position_embeddings.weight",
-        "norm.{w}": "Qformer.bert.embeddings.LayerNorm.{w}",
-        "blocks.{i}.attention.part.qkv.{w}": (
-            _LAYER + "attention.self.query.{w}",
-            _LAYER + "attention.self.key.{w}",
-            _LAYER + "attention.self.value.{w}",
-        ),
-        "blocks.{i}.attention.part.out.{w}": _LAYER + "attention.output.dense.{w}",
-        "blocks.{i}.attention.norm.{w}": _LAYER + "attention.output.LayerNorm.{w}",
-        "blocks.{i}.cross.part.q.{w}": _LAYER + "crossattention.self.query.{w}",
-        "blocks.{i}.cross.part.kv.{w}": (
-            _LAYER + "crossattention.self.key.{w}",
-            _LAYER + "crossattention.self.value.{w}",
-        ),
-        "blocks.{i}.cross.part.out.{w}": _LAYER + "crossattention.output.dense.{w}",
-        "blocks.{i}.cross.norm.{w}": _LAYER + "crossattention.output.LayerNorm.{w}",
-        "blocks.{i}.mlp.part.hidden.{w}": _LAYER + "intermediate_query.dense.{w}",
-        "blocks.{i}.mlp.part.out.{w}": _LAYER + "output_query.dense.{w}",
-        "blocks.{i}.mlp.norm.{w}": _LAYER + "output_query.LayerNorm.{w}",
-        "blocks.{i}.text_mlp.part.hidden.{w}": _LAYER + "intermediate.dense.{w}",
-        "blocks.{i}.text_mlp.part.out.{w}": _LAYER + "output.dense.{w}",
-        "blocks.{i}.text_mlp.norm.{w}": _LAYER + "output.LayerNorm.{w}",
-    },
-    ignored={"Qformer.bert.embeddings.position_ids": _NUMBERS},
-)
-"""With and without the text branch: a Q-Former without has no tensors for its keys."""
-
-_PREDICTIONS = "Qformer.cls.predictions."
-
-HEADS = KeyMap(
-    {
-        "image.{w}": "vision_proj.{w}",
-        "text.{w}": "text_proj.{w}",
-        "matching.{w}": "itm_head.{w}",
-        "captioning.dense.{w}": _PREDICTIONS + "transform.dense.{w}",
-        "captioning.norm.{w}": _PREDICTIONS + "transform.LayerNorm.{w}",
-        "captioning.bias": _PREDICTIONS + "bias",
-        "temperature": "temp",
-    },
-    tied={
-        _PREDICTIONS + "decoder.weight": "Qformer.bert.embeddings.word_embeddings.weight",
-        _PREDICTIONS + "decoder.bias": _PREDICTIONS + "bias",
-    },
-)
-
-LLAMA = KeyMap(
-    {
-        "embed.weight": "model.embed_tokens.weight",
-        "decoder.blocks.{i}.attention_norm.weight": "model.layers.{i}.input_layernorm.weight",
-        "decoder.blocks.{i}.attention.qkv.weight": (
-            "model.layers.{i}.self_attn.q_proj.weight",
-            "model.layers.{i}.self_attn.k_proj.weight",
-            "model.layers.{i}.self_attn.v_proj.weight",
-        ),
-        "decoder.blocks.{i}.attention.qkv.linear.weight": (  # the same where it has adapters
-            "model.layers.{i}.self_attn.q_proj.weight",
-            "model.layers.{i}.self_attn.k_proj.weight",
-            "model.layers.{i}.self_attn.v_proj.weight",
-        ),
-        "decoder.blocks.{i}.attention.out.weight": "model.layers.{i}.self_attn.o_proj.weight",
-        "decoder.blocks.{i}.mlp_norm.weight": "model.layers.{i}.post_attention_layernorm.weight",
-        "decoder.blocks.{i}.mlp.gate_hidden.weight": (
-            "model.layers.{i}.mlp.gate_proj.weight",
-            "model.layers.{i}.mlp.up_proj.weight",
-        ),
-        "decoder.blocks.{i}.mlp.out.weight": "model.layers.{i}.mlp.down_proj.weight",
-        "decoder.norm.weight": "model.norm.weight",
-        "head.weight": "lm_head.weight",
-    },
-    ignored={"model.layers.{i}.self_attn.rotary_emb.inv_freq": _FREQUENCIES},
-)
-"""As transformers names it; as many heads for keys and values as for queries."""
 
 _VISION_NORM = KeyMap({"vision_norm.{w}": "ln_vision.{w}"})
 _PROJECTION = KeyMap({"projection.{w}": "llama_proj.{w}"})
@@ -143,9 +58,9 @@ LANGUAGE_FILE = LLAMA.under(ours="language.")
 PROJECTION_FILE = _PROJECTION | KeyMap(
     {},
     ignored={
-        "Qformer.bert.embeddings.position_ids": _NUMBERS,
-        "llama_model.model.layers.{i}.self_attn.rotary_emb.inv_freq": _FREQUENCIES,
-        "llama_model.base_model.model.model.layers.{i}.self_attn.rotary_emb.inv_freq": _FREQUENCIES,
+        "Qformer.bert.embeddings.position_ids": NUMBERS,
+        "llama_model.model.layers.{i}.self_attn.rotary_emb.inv_freq": FREQUENCIES,
+        "llama_model.base_model.model.model.layers.{i}.self_attn.rotary_emb.inv_freq": FREQUENCIES,
     },
 )
 """The released program saves what is trained, and all buffers."""
@@ -206,7 +121,6 @@ _T5_XXL = 4096
 _WORDS = "Qformer.bert.embeddings.word_embeddings.weight"
 _PLACES = "Qformer.bert.embeddings.position_embeddings.weight"
 _ADAPTER = "llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_A"
-_ALPHA, _DROPOUT = 16.0, 0.05  # of the released adapters; their file tells the rank alone
 
 _OTHER_QFORMERS = {  # a key -> the file that has it
     "opt_proj.weight": "that of a BLIP-2 for OPT",
@@ -244,13 +158,13 @@ class _Files:
 
     def require(self, kinds: Items[Kind]) -> None:
         """Whether the parts that every variant has are there."""
-        if WHOLE in self.given:
-            return
         if STAGE1 in self.given:
             raise CheckpointError(
                 f"{self.given[STAGE1].path}: is of BLIP-2's first stage, whose Q-Former MiniGPT-4 did not take: give "
                 f"{_QFORMER_FILE}"
             )
+        if WHOLE in self.given:
+            return
         wheres = [kind for kind in kinds if kind.name in (PROJECTION, TOWER, LANGUAGE) and kind.name not in self.given]
         projection = self.given.get(PROJECTION)
         columns = projection.shapes["llama_proj.weight"][1] if projection else 0
@@ -411,7 +325,7 @@ def _projection(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]
             layer = _ADAPTER.replace("layers.0.", "layers.{i}.") + ".weight"
             sizes = LLaMAConfig(width=rows, depth=count(_of(shapes), layer), heads=rows // 128)
             language = LLaMA(sizes)
-            adapt(language, LoRAConfig(rank=rank, alpha=_ALPHA))
+            adapt(language, LoRAConfig(rank=rank, alpha=1.0))
             state |= {name: t for name, t in _state(language=language).items() if name.endswith((".down", ".up"))}
     return state, _projection_table(shapes)
 
@@ -517,9 +431,10 @@ class MiniGPT4Files(Published):
             "template": "vicuna0" if qformer else "minigptv2" if rank else "llama2",
         }
         if rank:
-            side = 2 * tower["image_size"]  # the second version sees pictures of 448 by a tower for 224
-            plain |= {"vision": {**tower, "image_size": side}, "max_answer": 1024}
-            plain["lora"] = {"rank": rank, "alpha": _ALPHA, "dropout": _DROPOUT}
+            if tower["image_size"] == EVA_VIT_G.image_size:  # its positions are resized, as in the released program
+                plain["vision"] = {**tower, "image_size": MINIGPTV2_7B.vision.image_size}
+            plain["max_answer"] = MINIGPTV2_7B.max_answer
+            plain["lora"] = {**to_plain(MINIGPTV2_7B.lora), "rank": rank}  # the file tells the rank alone
         config = from_plain(MiniGPT4Config, _over(plain, changes))
         return self._plan(config, files, tower["image_size"])
 
@@ -544,12 +459,15 @@ class MiniGPT4Files(Published):
             shape = (1, 1 + old**2, config.vision.width)
             turned["vision.positions"] = (shape, lambda tensor: _resized(tensor, grid))
         llama2 = config.language.eps == LLAMA2_7B.eps
+        licences = {**LICENCES, "language": LLAMA2_LICENCE if llama2 else LLAMA_LICENCE}
+        if not loaded:
+            del licences["vision_norm"]
         return Plan(
             system=MiniGPT4,
             config=config,
             tables={kind: self._table(kind, file.shapes, config) for kind, file in given.items()},
             files=language.folder,
-            licences={**LICENCES, "language": LLAMA2_LICENCE if llama2 else LLAMA_LICENCE},
+            licences=licences,
             filled={} if loaded else {"vision_norm.weight": 1.0, "vision_norm.bias": 0.0},
             turned=turned,
             notes=tuple(_notes(config, given, language)),

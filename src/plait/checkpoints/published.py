@@ -29,7 +29,7 @@ import plait.systems
 from plait.checkpoints import directory
 from plait.checkpoints.keymap import KeyMap
 from plait.checkpoints.outside import from_file, is_outside
-from plait.checkpoints.tensors import Shape, Spec, TensorFile, open_tensors, read_json, write_shards
+from plait.checkpoints.tensors import WEIGHTS, Shape, Spec, TensorFile, open_tensors, read_json, write_shards
 from plait.config import read_yaml, to_plain
 from plait.errors import CheckpointError, ConfigError, InputError, hint, listed
 from plait.nn.lora import merged_state
@@ -391,7 +391,7 @@ def export(
     if published is None:
         published = find(type(system).__module__.rpartition(".")[2])
     exports = published.exports(system.config, format)
-    weights = open_tensors(folder / directory.WEIGHTS)
+    weights = open_tensors(folder / WEIGHTS)
     for _ in directory.read(system, folder, description):  # before anything is written
         pass
     partial = out.absolute().with_name(f".{out.name}.partial")

@@ -218,7 +218,7 @@ def open_tensors(path: str | Path) -> TensorFile:
 
 
 def _safetensors(path: Path) -> TensorFile:
-    file = safe_open(path, framework="pt")  # its tensors are views of the file
+    file: Any = safe_open(path, framework="pt")  # its tensors are views of the file
     specs = {}
     for name in file.keys():  # noqa: SIM118  # it is no dictionary
         part = file.get_slice(name)

@@ -1,6 +1,6 @@
-"""Sizes of parts that several systems have, read from the shapes of published files.
+"""Parts that several systems have, as they are published: tables of their names, and sizes from the shapes of files.
 
-What comes is plain: a part of a configuration, from which what cannot be told is left out.
+Sizes are plain: a part of a configuration, from which what cannot be told is left out.
 """
 
 from __future__ import annotations
@@ -9,16 +9,112 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from plait.checkpoints.keymap import ZEROS, KeyMap
 from plait.checkpoints.tensors import Shape
 from plait.errors import CheckpointError
 from plait.nn.llama import LLAMA_7B, LLaMAConfig
 from plait.nn.qformer import BLIP2_QFORMER
 from plait.nn.vit import EVA_VIT_G
 
-ShapeOf = Callable[[str], Shape]
-"""Key -> its shape; a CheckpointError where there is none."""
+FREQUENCIES = "follows from the head width and the base of the rotation"
+NUMBERS = "numbers from 0 on"
+
+VIT = KeyMap(
+    {
+        "class_token": "cls_token",
+        "positions": "pos_embed",
+        "patch.{w}": "patch_embed.proj.{w}",
+        "blocks.{i}.attention_norm.{w}": "blocks.{i}.norm1.{w}",
+        "blocks.{i}.attention.qkv.weight": "blocks.{i}.attn.qkv.weight",
+        "blocks.{i}.attention.qkv.bias": ("blocks.{i}.attn.q_bias", ZEROS, "blocks.{i}.attn.v_bias"),
+        "blocks.{i}.attention.out.{w}": "blocks.{i}.attn.proj.{w}",
+        "blocks.{i}.mlp_norm.{w}": "blocks.{i}.norm2.{w}",
+        "blocks.{i}.mlp.hidden.{w}": "blocks.{i}.mlp.fc1.{w}",
+        "blocks.{i}.mlp.out.{w}": "blocks.{i}.mlp.fc2.{w}",
+    }
+)
 
 _LAYER = "Qformer.bert.encoder.layer.{i}."
+
+QFORMER = KeyMap(
+    {
+        "queries": "query_tokens",
+        "text.words.weight": "Qformer.bert.embeddings.word_embeddings.weight",
+        "text.positions.weight": "Qformer.bert.embeddings.position_embeddings.weight",
+        "norm.{w}": "Qformer.bert.embeddings.LayerNorm.{w}",
+        "blocks.{i}.attention.part.qkv.{w}": (
+            _LAYER + "attention.self.query.{w}",
+            _LAYER + "attention.self.key.{w}",
+            _LAYER + "attention.self.value.{w}",
+        ),
+        "blocks.{i}.attention.part.out.{w}": _LAYER + "attention.output.dense.{w}",
+        "blocks.{i}.attention.norm.{w}": _LAYER + "attention.output.LayerNorm.{w}",
+        "blocks.{i}.cross.part.q.{w}": _LAYER + "crossattention.self.query.{w}",
+        "blocks.{i}.cross.part.kv.{w}": (
+            _LAYER + "crossattention.self.key.{w}",
+            _LAYER + "crossattention.self.value.{w}",
+        ),
+        "blocks.{i}.cross.part.out.{w}": _LAYER + "crossattention.output.dense.{w}",
+        "blocks.{i}.cross.norm.{w}": _LAYER + "crossattention.output.LayerNorm.{w}",
+        "blocks.{i}.mlp.part.hidden.{w}": _LAYER + "intermediate_query.dense.{w}",
+        "blocks.{i}.mlp.part.out.{w}": _LAYER + "output_query.dense.{w}",
+        "blocks.{i}.mlp.norm.{w}": _LAYER + "output_query.LayerNorm.{w}",
+        "blocks.{i}.text_mlp.part.hidden.{w}": _LAYER + "intermediate.dense.{w}",
+        "blocks.{i}.text_mlp.part.out.{w}": _LAYER + "output.dense.{w}",
+        "blocks.{i}.text_mlp.norm.{w}": _LAYER + "output.LayerNorm.{w}",
+    },
+    ignored={"Qformer.bert.embeddings.position_ids": NUMBERS},
+)
+"""With and without the text branch: a Q-Former without has no tensors for its keys."""
+
+_PREDICTIONS = "Qformer.cls.predictions."
+
+HEADS = KeyMap(
+    {
+        "image.{w}": "vision_proj.{w}",
+        "text.{w}": "text_proj.{w}",
+        "matching.{w}": "itm_head.{w}",
+        "captioning.dense.{w}": _PREDICTIONS + "transform.dense.{w}",
+        "captioning.norm.{w}": _PREDICTIONS + "transform.LayerNorm.{w}",
+        "captioning.bias": _PREDICTIONS + "bias",
+        "temperature": "temp",
+    },
+    tied={
+        _PREDICTIONS + "decoder.weight": "Qformer.bert.embeddings.word_embeddings.weight",
+        _PREDICTIONS + "decoder.bias": _PREDICTIONS + "bias",
+    },
+)
+
+LLAMA = KeyMap(
+    {
+        "embed.weight": "model.embed_tokens.weight",
+        "decoder.blocks.{i}.attention_norm.weight": "model.layers.{i}.input_layernorm.weight",
+        "decoder.blocks.{i}.attention.qkv.weight": (
+            "model.layers.{i}.self_attn.q_proj.weight",
+            "model.layers.{i}.self_attn.k_proj.weight",
+            "model.layers.{i}.self_attn.v_proj.weight",
+        ),
+        "decoder.blocks.{i}.attention.qkv.linear.weight": (  # the same where it has adapters
+            "model.layers.{i}.self_attn.q_proj.weight",
+            "model.layers.{i}.self_attn.k_proj.weight",
+            "model.layers.{i}.self_attn.v_proj.weight",
+        ),
+        "decoder.blocks.{i}.attention.out.weight": "model.layers.{i}.self_attn.o_proj.weight",
+        "decoder.blocks.{i}.mlp_norm.weight": "model.layers.{i}.post_attention_layernorm.weight",
+        "decoder.blocks.{i}.mlp.gate_hidden.weight": (
+            "model.layers.{i}.mlp.gate_proj.weight",
+            "model.layers.{i}.mlp.up_proj.weight",
+        ),
+        "decoder.blocks.{i}.mlp.out.weight": "model.layers.{i}.mlp.down_proj.weight",
+        "decoder.norm.weight": "model.norm.weight",
+        "head.weight": "lm_head.weight",
+    },
+    ignored={"model.layers.{i}.self_attn.rotary_emb.inv_freq": FREQUENCIES},
+)
+"""As transformers names it; as many heads for keys and values as for queries."""
+
+ShapeOf = Callable[[str], Shape]
+"""Key -> its shape; a CheckpointError where there is none."""
 
 
 def vision_sizes(shape: ShapeOf, depth: int = EVA_VIT_G.depth) -> dict[str, Any]:
