@@ -31,7 +31,7 @@ from torch import Tensor
 
 from plait.checkpoints import published
 from plait.checkpoints.directory import WEIGHTS
-from plait.checkpoints.minigpt4 import hugging_face
+from plait.checkpoints.parts import hugging_face
 from plait.checkpoints.tensors import Spec, open_tensors, write_shards
 from plait.generate.model import load as load_model
 from plait.nn.llama import LLAMA_7B
@@ -39,7 +39,7 @@ from plait.text.pieces import SentencePiece
 from plait.text.templates import ALIGNMENT
 
 LIST = results.ROOT / "tests" / "goldens" / "minigpt4" / "published.json"
-TORCH = {"float32": torch.float32, "float16": torch.float16}
+TORCH = {"float32": torch.float32, "float16": torch.float16, "int64": torch.int64}
 BLOCK = (torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02).half()
 CHUNK = 1 << 22
 SHARD = 5_000_000_000

@@ -162,17 +162,26 @@ def language_sizes(shape: ShapeOf, settings: Mapping[str, Any], where: str) -> d
         "depth": count(shape, "model.layers.{i}.input_layernorm.weight"),
     }
     keys = shape("model.layers.0.self_attn.k_proj.weight")[0]
-    if keys != shape("model.layers.0.self_attn.q_proj.weight")[0]:
+    queries = shape("model.layers.0.self_attn.q_proj.weight")[0]
+    if keys != queries:
         raise CheckpointError(
-            f"{where}: has keys for fewer heads than queries ({keys} of {width} rows, grouped attention), which no "
-            "language model of MiniGPT-4 has: give Vicuna v0 or Llama-2-7b-chat-hf"
+            f"{where}: has keys of {keys} rows for queries of {queries} (grouped heads), which Plait's LLaMA has not: "
+            "give a LLaMA, LLaMA-2 or Vicuna of 7B or 13B"
         )
-    wanted = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_bias": False, "rope_scaling": None}
+    rope = settings.get("rope_parameters") or {}  # where transformers 5 keeps what stood by itself
+    settings = {**settings, **{key: rope[key] for key in ("rope_theta", "rope_type") if key in rope}}
+    wanted = {
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "rope_scaling": None,
+        "rope_type": "default",
+    }
     for key, value in wanted.items():
         if settings.get(key, value) != value:
             raise CheckpointError(
-                f"{where}: its config.json says {key} {settings[key]!r}, and {value!r} alone can be run: give Vicuna v0 "
-                "or Llama-2-7b-chat-hf"
+                f"{where}: its config.json says {key} {settings[key]!r}, and Plait's LLaMA has {value!r} alone: give a "
+                "LLaMA, LLaMA-2 or Vicuna of 7B or 13B"
             )
     names = {
         "heads": "num_attention_heads",
