@@ -179,7 +179,7 @@ class _Files:
         if kind in self.given:
             return _Part(self.given[kind], self.given[kind].shapes)
         if WHOLE not in self.given:
-            raise CheckpointError(f"no file of {kind}: give {_QFORMER_FILE}")
+            raise CheckpointError(f"no file of BLIP-2's Q-Former: give {_QFORMER_FILE}")
         whole, prefix = self.given[WHOLE], _WITHIN.get(kind, "")
         own = {key.removeprefix(prefix): shape for key, shape in whole.shapes.items() if key.startswith(prefix)}
         return _Part(whole, own)
@@ -509,8 +509,8 @@ class MiniGPT4Files(Published):
             )
         if sizes["image_width"] != tower["width"]:
             raise CheckpointError(
-                f"{path}: looks at {sizes['image_width']} wide patches, but the tower gives {tower['width']} wide ones: "
-                f"give {_QFORMER_FILE}"
+                f"{path}: looks at patches of width {sizes['image_width']}, but the tower's have {tower['width']}: give "
+                f"{_QFORMER_FILE}"
             )
         return sizes
 

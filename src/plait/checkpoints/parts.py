@@ -223,7 +223,7 @@ def _there(shape: ShapeOf, key: str) -> bool:
 
 
 def count(shape: ShapeOf, template: str, most: int = 1000) -> int:
-    """How many layers there are, from 0 on without a gap.
+    """How many layers there are, by the number of the last one.
 
     Args:
         template: a key of a layer, with {i} for its number.
@@ -232,8 +232,10 @@ def count(shape: ShapeOf, template: str, most: int = 1000) -> int:
     Raises:
         CheckpointError: none.
     """
-    shape(template.format(i=0))
-    return next((i for i in range(most) if not _there(shape, template.format(i=i))), most)
+    there = [i for i in range(most) if _there(shape, template.format(i=i))]
+    if not there:
+        shape(template.format(i=0))  # says so
+    return 1 + max(there)
 
 
 def _heads(width: int, each: int) -> dict[str, int]:
