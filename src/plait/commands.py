@@ -262,20 +262,28 @@ class Info:
     """Tell what a run or a checkpoint is."""
 
     directory: Positional[str]
+    verify: bool = False
+    """Load it, and ask the language model for a plain English text, which a trained one finds likely."""
 
     def __call__(self) -> None:
         """Prints system, sizes, parts, licences, stage and step."""
-        from plait.checkpoints.directory import code_state, find, read_description
+        from plait.checkpoints.directory import code_state, find, note, read_description
         from plait.train.run import where
 
         folder = find(self.directory)
+        if self.verify:
+            from plait.generate.model import load
+            from plait.generate.verify import english
+
+            note(folder, "english", english(load(folder)))
         description = read_description(folder)
         rows = [("checkpoint", str(folder)), ("system", description["system"]), ("plait", description["plait"])]
         rows += [("code", code)] if (code := code_state(description)) else []
         rows += where(folder)
         rows += [(f"config.{key}", str(value)) for key, value in description["config"].items()]
         rows += _parts(description)
-        rows += [("note", note) for note in description.get("notes", ())]
+        rows += [("note", text) for text in description.get("notes", ())]
+        rows += _verified(description)
         _table(f"{self.directory}", rows)
 
 
@@ -405,6 +413,15 @@ def _parts(description: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"from {source['file']}", f"{source['kind']}, {source['bytes']:,} bytes, SHA-256 {source['sha256']}")
         for source in description.get("sources", ())
     ]
+
+
+def _verified(description: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Whether the language model was asked, and what came of it; of an import always."""
+    if "english" in description:
+        from plait.generate.verify import said
+
+        return [("language model", said(description["english"]))]
+    return [("language model", "not verified: give --verify")] if "sources" in description else []
 
 
 def _named_file(item: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import torch
 import plait
 from plait.checkpoints import directory
 from plait.checkpoints.minigpt4 import _size, published
-from plait.checkpoints.parts import language_sizes, qformer_sizes, vision_sizes
+from plait.checkpoints.parts import language_sizes, qformer_sizes, shape_of, vision_sizes
 from plait.checkpoints.published import import_files
 from plait.checkpoints.tensors import Spec, TensorFile
 from plait.document import Document, Image, Turn
@@ -32,17 +32,6 @@ def shapes(file: str) -> dict[str, tuple[int, ...]]:
     """Of a published file."""
     keys = next(one["keys"] for one in MANIFEST if str(one["file"]).startswith(file))
     return {key: tuple(shape) for key, (shape, _) in keys.items()}
-
-
-def shape_of(shapes: dict[str, tuple[int, ...]]) -> Callable[[str], tuple[int, ...]]:
-    """Key -> shape, as the importer asks for it."""
-
-    def shape(key: str) -> tuple[int, ...]:
-        if key not in shapes:
-            raise CheckpointError(f"lacks {key}")
-        return shapes[key]
-
-    return shape
 
 
 def refused(message: str, paths: list[Path], config: Path | None, error: type[Exception] = CheckpointError) -> None:
@@ -73,7 +62,7 @@ def test_sizes_of_the_published_files() -> None:
     assert VITConfig(**vision_sizes(shape_of(tower))) == EVA_VIT_G
     assert VITConfig(**vision_sizes(shape_of(tower | last))) == EVA_VIT_G  # the file is likely to hold one more
     assert QFormerConfig(**qformer_sizes(shape_of(qformer))) == BLIP2_QFORMER
-    assert LLaMAConfig(**language_sizes(shape_of(language), {}, "")) == LLAMA_7B
+    assert LLaMAConfig(**language_sizes(shape_of(language), {})) == LLAMA_7B
     with pytest.raises(CheckpointError, match=r"lacks blocks\.0\.norm1\.weight"):
         vision_sizes(shape_of({key: shape for key, shape in tower.items() if "blocks" not in key}))
 
@@ -185,7 +174,7 @@ def test_other_q_formers(published_files: Make, tmp_path: Path) -> None:
         (lambda s: s.update({"opt_proj.weight": torch.ones(2, 2)}), "that of a BLIP-2 for OPT, another Q-Former: give"),
         (lambda s: s.update({"llm_proj.weight": torch.ones(2, 2)}), "that of an InstructBLIP, another Q-Former"),
         (lambda s: s.update({"itm_head.weight": torch.ones(2, 2)}), "is of BLIP-2's first stage, whose Q-Former"),
-        (lambda s: s.pop("ln_vision.weight"), "has no ln_vision, the norm between tower and Q-Former: give the whole"),
+        (lambda s: s.pop("ln_vision.weight"), "has no ln_vision, the norm between tower and Q-Former: give all of"),
         (
             lambda s: s.update({"query_tokens": torch.ones(1, 5, 12)}),
             "takes 16 columns, but the Q-Former gives 12, and",

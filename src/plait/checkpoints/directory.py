@@ -2,7 +2,8 @@
 
     config.json          {"plait": version, "system": "module:Class", "config": the plain configuration,
                           "parts": {name: {"parameters", "fingerprint", "licence"}},
-                          "sources": [{"file", "kind", "bytes", "sha256"}], of an import, and its "notes",
+                          "sources": [{"file", "kind", "bytes", "sha256"}], of an import, with its "notes",
+                          "english": {"nats", "chance"}, where a language model was asked (`plait info --verify`),
                           "code": {"file", "fingerprint"}, of a system from outside the package}
     model.safetensors    every tensor of the system's state, under its own name
     tokenizer.json, ...  what the system's format writes
@@ -225,6 +226,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     if wrong:
         raise CheckpointError(f"{path}: lacks {', '.join(wrong)}; give a directory that Plait saved")
     return dict(value)
+
+
+def note(folder: Path, key: str, value: Any) -> None:
+    """Writes a fact into `config.json`, which is never half written."""
+    path = folder / CONFIG
+    partial = path.with_suffix(".partial")
+    described = {**read_description(folder), key: value}
+    partial.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 class _Hollow(TorchFunctionMode):

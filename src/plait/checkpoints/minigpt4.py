@@ -37,9 +37,11 @@ from plait.checkpoints.parts import (
     hugging_face,
     language_sizes,
     qformer_sizes,
+    shape_of,
+    state_of,
     vision_sizes,
 )
-from plait.checkpoints.published import Export, Kind, Plan, Published
+from plait.checkpoints.published import Export, Kind, Plan, Published, over
 from plait.checkpoints.tensors import Shape, TensorFile, read_json
 from plait.config import from_plain, to_plain
 from plait.errors import CheckpointError
@@ -144,10 +146,10 @@ class _Part:
     file: TensorFile
     shapes: Mapping[str, Shape]
 
-    def shape(self, key: str) -> Shape:
-        if key not in self.shapes:
-            raise CheckpointError(f"{self.file.path}: lacks {key}: it is cut, or of another model; fetch the right one")
-        return self.shapes[key]
+    @property
+    def shape(self) -> ShapeOf:
+        """Key -> its shape."""
+        return shape_of(self.shapes, where=str(self.file.path))
 
 
 @dataclass(frozen=True)
@@ -205,15 +207,6 @@ def _language_of(files: _Files, changes: Mapping[str, Any]) -> dict[str, Any]:
     return language_sizes(part.shape, settings, str(part.file.path))
 
 
-def _over(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values, changed."""
-    changed = dict(plain)
-    for key, value in changes.items():
-        old = plain.get(key)
-        changed[key] = _over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return changed
-
-
 def _rank(shapes: Mapping[str, Shape]) -> int:
     """Of the adapters in a file; 0: it has none."""
     return next((shape[0] for key, shape in shapes.items() if key.startswith(_ADAPTER)), 0)
@@ -228,9 +221,6 @@ def _projection_table(shapes: Mapping[str, Shape]) -> KeyMap:
 
 def _resized(positions: Tensor, grid: int) -> Tensor:
     return resize_positions(positions.float(), grid, grid).to(positions.dtype)
-
-
-# ------------------------------------------------------------------------------------- what is often confused
 
 
 def _check_pair(
@@ -284,69 +274,49 @@ def _notes(config: MiniGPT4Config, given: Mapping[str, TensorFile], language: Te
         yield f"whether {language.path.name} is Vicuna v0, which it must be, cannot be told from its files"
 
 
-# ------------------------------------------------------------------------------------------------ dry runs
-
-
-def _of(shapes: Mapping[str, Shape], prefix: str = "") -> ShapeOf:
-    """Key -> shape, of a list of which there is no file."""
-    own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
-
-    def shape(key: str) -> Shape:
-        if key not in own:
-            raise CheckpointError(f"the list of keys lacks {prefix}{key}: it is of another model")
-        return own[key]
-
-    return shape
-
-
-def _state(**parts: nn.Module | None) -> dict[str, Tensor]:
-    """The tensors of parts, by the parts' names."""
-    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None}).state_dict()
-
-
 def _tower(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
-    config = from_plain(VITConfig, vision_sizes(_of(shapes)))
+    config = from_plain(VITConfig, vision_sizes(shape_of(shapes)))
     with torch.device("meta"):
-        return _state(vision=eva_vit(config, nn.Identity())), vision_file(config.depth)
+        return state_of(vision=eva_vit(config, nn.Identity())), vision_file(config.depth)
 
 
 def _language(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
-    config = from_plain(LLaMAConfig, language_sizes(_of(shapes), {}, "the list of keys"))
+    config = from_plain(LLaMAConfig, language_sizes(shape_of(shapes), {}))
     with torch.device("meta"):
-        return _state(language=LLaMA(config)), LANGUAGE_FILE
+        return state_of(language=LLaMA(config)), LANGUAGE_FILE
 
 
 def _projection(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
     """The linear layer, and the adapters of the second version without what they stand on."""
     (rows, columns), rank = shapes["llama_proj.weight"], _rank(shapes)
     with torch.device("meta"):
-        state = _state(projection=nn.Linear(columns, rows))
+        state = state_of(projection=nn.Linear(columns, rows))
         if rank:
             layer = _ADAPTER.replace("layers.0.", "layers.{i}.") + ".weight"
-            sizes = LLaMAConfig(width=rows, depth=count(_of(shapes), layer), heads=rows // 128)
+            sizes = LLaMAConfig(width=rows, depth=count(shape_of(shapes), layer), heads=rows // 128)
             language = LLaMA(sizes)
             adapt(language, LoRAConfig(rank=rank, alpha=1.0))
-            state |= {name: t for name, t in _state(language=language).items() if name.endswith((".down", ".up"))}
+            state |= {name: t for name, t in state_of(language=language).items() if name.endswith((".down", ".up"))}
     return state, _projection_table(shapes)
 
 
 def _blip2(shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
     """What BLIP-2's files fill; the first stage has a text branch and heads."""
-    shape = _of(shapes)
+    shape = shape_of(shapes)
     config = from_plain(QFormerConfig, qformer_sizes(shape))
     if words := shapes.get(_WORDS):
         config = replace(config, text=TextConfig(vocabulary=words[0], positions=shape(_PLACES)[0]))
     with torch.device("meta"):
         heads = QFormerHeads(config, shape("vision_proj.weight")[0]) if config.text else None
         norm = nn.LayerNorm(shape("ln_vision.weight")[0])
-        return _state(vision_norm=norm, qformer=QFormer(config), heads=heads)
+        return state_of(vision_norm=norm, qformer=QFormer(config), heads=heads)
 
 
 def _whole(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
     plain = {
-        "vision": vision_sizes(_of(shapes, _WITHIN[TOWER])),
-        "qformer": qformer_sizes(_of(shapes)) if "query_tokens" in shapes else None,
-        "language": language_sizes(_of(shapes, _WITHIN[LANGUAGE]), {}, "the list of keys"),
+        "vision": vision_sizes(shape_of(shapes, _WITHIN[TOWER])),
+        "qformer": qformer_sizes(shape_of(shapes)) if "query_tokens" in shapes else None,
+        "language": language_sizes(shape_of(shapes, _WITHIN[LANGUAGE]), {}),
         "pad": "<unk>",
     }
     config = from_plain(MiniGPT4Config, plain)
@@ -435,7 +405,7 @@ class MiniGPT4Files(Published):
                 plain["vision"] = {**tower, "image_size": MINIGPTV2_7B.vision.image_size}
             plain["max_answer"] = MINIGPTV2_7B.max_answer
             plain["lora"] = {**to_plain(MINIGPTV2_7B.lora), "rank": rank}  # the file tells the rank alone
-        config = from_plain(MiniGPT4Config, _over(plain, changes))
+        config = from_plain(MiniGPT4Config, over(plain, changes))
         return self._plan(config, files, tower["image_size"])
 
     def _plan(self, config: MiniGPT4Config, files: _Files, published_side: int) -> Plan:
@@ -500,7 +470,7 @@ class MiniGPT4Files(Published):
             )
         if "ln_vision.weight" not in part.shapes:
             raise CheckpointError(
-                f"{path}: has no ln_vision, the norm between tower and Q-Former: give the whole {_QFORMER_FILE}"
+                f"{path}: has no ln_vision, the norm between tower and Q-Former: give all of {_QFORMER_FILE}"
             )
         if columns != sizes["width"]:
             raise CheckpointError(
@@ -509,8 +479,8 @@ class MiniGPT4Files(Published):
             )
         if sizes["image_width"] != tower["width"]:
             raise CheckpointError(
-                f"{path}: looks at patches of width {sizes['image_width']}, but the tower's have {tower['width']}: give "
-                f"{_QFORMER_FILE}"
+                f"{path}: looks at patches of width {sizes['image_width']}, and the tower's have "
+                f"{tower['width']}: give {_QFORMER_FILE}"
             )
         return sizes
 

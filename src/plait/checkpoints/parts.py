@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor, nn
+
 from plait.checkpoints.keymap import ZEROS, KeyMap
 from plait.checkpoints.tensors import Shape
 from plait.errors import CheckpointError
@@ -116,6 +118,31 @@ LLAMA = KeyMap(
 ShapeOf = Callable[[str], Shape]
 """Key -> its shape; a CheckpointError where there is none."""
 
+LISTED = "the list of keys"
+
+
+def shape_of(shapes: Mapping[str, Shape], prefix: str = "", where: str = LISTED) -> ShapeOf:
+    """For the sizes below.
+
+    Args:
+        shapes: of a file, or of a list of which there is no file.
+        prefix: of the keys that count.
+        where: for messages.
+    """
+
+    def shape(key: str) -> Shape:
+        found = shapes.get(prefix + key)
+        if found is None:
+            raise CheckpointError(f"{where}: lacks {prefix}{key}: it is cut, or of another model; fetch the right one")
+        return found
+
+    return shape
+
+
+def state_of(**parts: nn.Module | None) -> dict[str, Tensor]:
+    """The tensors of parts, by the parts' names."""
+    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None}).state_dict()
+
 
 def vision_sizes(shape: ShapeOf, depth: int = EVA_VIT_G.depth) -> dict[str, Any]:
     """A plain `VITConfig`, without the heads where they are not EVA's 88 wide. Blocks beyond `depth` are not run."""
@@ -148,7 +175,7 @@ def qformer_sizes(shape: ShapeOf) -> dict[str, Any]:
     return sizes | _heads(width, BLIP2_QFORMER.width // BLIP2_QFORMER.heads)
 
 
-def language_sizes(shape: ShapeOf, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+def language_sizes(shape: ShapeOf, settings: Mapping[str, Any], where: str = LISTED) -> dict[str, Any]:
     """A plain `LLaMAConfig`: widths from shapes, the rest from transformers' config.json.
 
     Raises:

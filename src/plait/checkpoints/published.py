@@ -150,6 +150,15 @@ def find(system: str) -> Published:
     return found
 
 
+def over(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain configuration with changes of any part of it."""
+    changed = dict(plain)
+    for key, value in changes.items():
+        old = plain.get(key)
+        changed[key] = over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return changed
+
+
 # ------------------------------------------------------------------------------------------------- in
 
 
