@@ -150,13 +150,17 @@ def measure(folder: Path) -> Iterator[tuple[str, Any]]:
     paths = make(folder)
     files = [file for path in paths for file in open_tensors(path).files]
     yield "bytes", sum(path.stat().st_size for path in files)
-    yield "read_s", seconds(files, lambda path: read(path, len))
+    read_s = seconds(files, lambda path: read(path, len))
+    yield "read_s", read_s
     yield "hash_s", seconds(files, lambda path: read(path, hashlib.sha256().update))
     spare = folder / "spare"
     yield "copy_s", seconds(files, lambda path: copy(path, spare))
     spare.unlink()
     cold(files)
-    yield "import", child("import", folder)
+    imported = child("import", folder)
+    yield "import", imported
+    if "seconds" in imported:
+        yield "import_over_read", round(imported["seconds"] / read_s, 2)
     cold([folder / "out" / WEIGHTS])
     yield "load", child("load", folder)
 

@@ -186,7 +186,10 @@ def import_files(
     directory.check_free(Path(out).absolute())
     changes = _changes(config)
     given = _recognised(published, paths)
-    plan = published.plan(given, changes)
+    try:
+        plan = published.plan(given, changes)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; --config FILE says what the files do not tell") from error
     system = directory.hollow(plan.system, to_plain(plan.config), plan.files)
     system.licences = plan.licences
     wanted = {name: Spec.of(tensor) for name, tensor in system.state_dict().items()}

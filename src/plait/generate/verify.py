@@ -25,7 +25,11 @@ def english(model: Model) -> dict[str, float]:
     if chance is None:
         raise InputError(f"{model.system.name} predicts no tokens of text: there is nothing to verify")
     (total,) = model.score(Document([BEGIN]), [ENGLISH])
-    return {"nats": -total / len(model.format.text_ids(ENGLISH)), "chance": chance}
+    read = len(model.format.layout(Document([BEGIN]), open=True))
+    laid = model.format.layout(Document([BEGIN, ENGLISH]))
+    targets = [target for span in laid.cut(read, len(laid)).spans for target in span.targets]
+    count = sum(int((target.weight > 0).sum()) for target in targets)
+    return {"nats": -total / count, "chance": chance}
 
 
 def said(facts: dict[str, float]) -> str:
