@@ -19,7 +19,8 @@ from plait.checkpoints.tensors import Spec, TensorFile
 from plait.document import Document, Image, Turn
 from plait.errors import CheckpointError, ConfigError
 from plait.nn.llama import LLAMA_7B, LLaMAConfig
-from plait.nn.lora import LoRAConfig
+from plait.nn.lora import LoRA, LoRAConfig
+from plait.nn.packed import PackedLinear
 from plait.nn.qformer import BLIP2_QFORMER, QFormerConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, resize_positions
 
@@ -76,6 +77,8 @@ def test_an_import_answers(published_files: Make, tmp_path: Path, picture: Calla
         asked = Document([Turn("user", [picture(0), "what is it?"])])
         reply = model.generate(asked, max_new_tokens=2, cut_prompt=True)
         assert len(reply.runs[0].ids) > 0
+    packed = plait.load(out, dtype=torch.float32).system.language.decoder.blocks[0].attention.qkv
+    assert isinstance(packed, LoRA) and isinstance(packed.linear, PackedLinear)
 
 
 def test_the_last_block_of_the_tower_is_left_out(published_files: Make, tmp_path: Path) -> None:

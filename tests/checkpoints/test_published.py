@@ -116,10 +116,13 @@ def test_nothing_is_written_where_something_is_wrong(published_files: Make, tmp_
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_directory_of_something_else_is_refused_at_once(published_files: Make, tmp_path: Path) -> None:
+def test_nothing_that_is_there_is_replaced(published_files: Make, tmp_path: Path) -> None:
     files = published_files()
-    with pytest.raises(CheckpointError, match="is no Plait directory and not empty"):
-        import_files(SYSTEM, files.all, files.folder, files.config)
+    with pytest.raises(InputError, match="is not empty; choose another folder"):
+        import_files(SYSTEM, files.all, files.language, files.config)
+    out, _ = import_files(SYSTEM, files.all, tmp_path / "out", files.config)
+    with pytest.raises(InputError, match="is not empty"):
+        import_files(SYSTEM, files.all, out, files.config)
 
 
 def test_room_is_looked_for_before(published_files: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

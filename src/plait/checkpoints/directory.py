@@ -79,7 +79,7 @@ def write(
         facts: what `config.json` says besides; it is asked when the weights are written.
     """
     out = Path(directory).absolute()
-    check_free(out)
+    _check_free(out)
     owned = _owned(system, specs)
     folder = out.with_name(f".{out.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted save left
@@ -171,14 +171,24 @@ def hollow(cls: type[System], config: Mapping[str, Any], folder: Path) -> System
         return cls.from_files(config, folder)
 
 
-def check_free(out: Path) -> None:
+def _check_free(out: Path) -> None:
     """Whether a directory can be written there.
 
     Raises:
         CheckpointError: something else is there.
     """
-    if out.exists() and not is_checkpoint(out) and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not _replaceable(out) and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out}: is no Plait directory and not empty; choose another one")
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether it is a Plait directory, sound or not; a model of transformers has files of the same names."""
+    if not is_checkpoint(folder):
+        return False
+    try:
+        return "plait" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError:
+        return True
 
 
 def find(directory: str | Path) -> Path:

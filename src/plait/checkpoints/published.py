@@ -181,9 +181,11 @@ def import_files(
 
     Raises:
         CheckpointError, ConfigError: what was given cannot be used.
-        OSError: `out` cannot be written.
+        InputError: `out` is not empty.
+        OSError: it cannot be written.
     """
-    directory.check_free(Path(out).absolute())
+    out = Path(out).absolute()
+    _check_empty(out)
     changes = _changes(config)
     given = _recognised(published, paths)
     try:
@@ -196,7 +198,7 @@ def import_files(
     shapes = {name: spec.shape for name, spec in wanted.items()} | {n: shape for n, (shape, _) in plan.turned.items()}
     owned = _owned(plan, given, shapes)
     specs = _specs(plan, given, owned, wanted, dtype)
-    _check_room(Path(out).absolute(), specs)
+    _check_room(out, specs)
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for name, value in plan.filled.items():
@@ -297,6 +299,11 @@ def _specs(
     }
 
 
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is not empty; choose another folder")
+
+
 def _check_room(out: Path, specs: Mapping[str, Spec]) -> None:
     needed = sum(spec.nbytes for spec in specs.values())
     place = next(folder for folder in out.parents if folder.exists())
@@ -386,18 +393,18 @@ def export(
         source: a directory, or a run, whose last checkpoint is taken.
         format: "published", the names and files that the system was published in, or "hf", its language model as
             transformers reads it, adapters merged.
-        out: a folder, new or empty.
+        out: a folder, new or empty; it appears whole or not at all.
         published: what the system contributes; None: that of Plait's own.
         shard: bytes of a shard of a language model at most.
 
     Raises:
         CheckpointError, ConfigError: the directory cannot be read, or has no such format.
+        InputError: `out` is not empty.
     """
     if format not in FORMATS:
         raise ConfigError(f"no format {format!r}; {hint(format, FORMATS)}")
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: is not empty; choose another folder")
+    _check_empty(out)
     folder = directory.find(source)
     system, description = directory.open_hollow(folder)
     if published is None:
