@@ -14,7 +14,7 @@ import plait
 from plait.checkpoints import directory
 from plait.checkpoints.minigpt4 import _size, published
 from plait.checkpoints.parts import language_sizes, qformer_sizes, shape_of, vision_sizes
-from plait.checkpoints.published import import_files
+from plait.checkpoints.published import export, import_files
 from plait.checkpoints.tensors import Spec, TensorFile
 from plait.document import Document, Image, Turn
 from plait.errors import CheckpointError, ConfigError
@@ -268,3 +268,22 @@ def test_sizes_that_no_shape_tells(published_files: Make) -> None:
     refused("vision: VITConfig needs 'heads'", files.all, None, ConfigError)
     files.config.write_text("visoin: {heads: 4}")
     refused("did you mean 'vision'", files.all, files.config, ConfigError)
+
+
+def test_tensors_with_another_number_of_axes(published_files: Make) -> None:
+    files = published_files()
+    edit(files.tower, lambda state: state.update({"pos_embed": torch.ones(17, 24)}))
+    refused("the files hold tensors of another form .*; fetch the right ones", files.all, files.config)
+
+
+def test_adapters_on_other_layers(published_files: Make, tmp_path: Path) -> None:
+    files = published_files("v2")
+    changed = {
+        key.replace("q_proj", "k_proj") if "lora" in key else key: tensor
+        for key, tensor in files.states["projection"].items()
+    }
+    torch.save({"model": changed}, files.projection)
+    system = directory.load(import_files(SYSTEM, files.all, tmp_path / "out", files.config)[0])
+    assert system.config.lora == LoRAConfig(rank=4, layers=("k", "v"))
+    paths = export(tmp_path / "out", "published", tmp_path / "back")
+    assert torch.load(paths[0], weights_only=True)["model"].keys() == changed.keys()

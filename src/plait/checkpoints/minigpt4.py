@@ -32,8 +32,7 @@ from plait.checkpoints.parts import (
     NUMBERS,
     QFORMER,
     VIT,
-    ShapeOf,
-    count,
+    FilePart,
     hugging_face,
     language_sizes,
     qformer_sizes,
@@ -43,13 +42,14 @@ from plait.checkpoints.parts import (
 )
 from plait.checkpoints.published import Export, Kind, Plan, Published, over
 from plait.checkpoints.tensors import Shape, TensorFile, read_json
-from plait.config import from_plain, to_plain
+from plait.config import from_plain
 from plait.errors import CheckpointError
+from plait.nn import lora
 from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
 from plait.nn.lora import LoRAConfig
 from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig, QFormerHeads, TextConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, resize_positions
-from plait.systems.minigpt4 import MINIGPTV2_7B, TOKENIZER, MiniGPT4, MiniGPT4Config, adapt
+from plait.systems.minigpt4 import MINIGPTV2_7B, TOKENIZER, MiniGPT4, MiniGPT4Config
 from plait.text.pieces import SentencePiece
 
 _VISION_NORM = KeyMap({"vision_norm.{w}": "ln_vision.{w}"})
@@ -84,6 +84,9 @@ ASSEMBLED = (
 )
 
 
+_ADAPTED = "llama_model.base_model.model.model.layers.{i}.self_attn."
+
+
 def vision_file(depth: int) -> KeyMap:
     """EVA's tower, of which `depth` blocks are run. Its file may hold one more, and what classifies."""
     beyond = {
@@ -95,24 +98,22 @@ def vision_file(depth: int) -> KeyMap:
     return VIT.under(ours="vision.") | KeyMap({}, ignored=beyond)
 
 
-def adapter_file(name: str = "") -> KeyMap:
-    """The file of the second version: the projection, and adapters on queries and values.
+def adapter_file(layers: Items[str] = "qv", name: str = "") -> KeyMap:
+    """The file of the second version: the projection, and adapters on some of queries, keys and values.
 
     Args:
+        layers: some of q, k, v, in the order of `LoRAConfig`.
         name: of the adapters, in the keys of later versions of peft; that of the release (0.2.0) writes none.
     """
-    layer = "llama_model.base_model.model.model.layers.{i}.self_attn."
     middle = f".{name}" if name else ""
     adapters = {
         f"language.decoder.blocks.{{i}}.attention.qkv.{ours}": Stacked(
-            tuple(f"{layer}{part}_proj.lora_{letter}{middle}.weight" for part in "qv")
+            tuple(f"{_ADAPTED}{layer}_proj.lora_{letter}{middle}.weight" for layer in layers)
         )
         for ours, letter in (("down", "A"), ("up", "B"))
     }
     return PROJECTION_FILE | KeyMap(adapters)
 
-
-# ----------------------------------------------------------------------------------------- the files together
 
 TOWER, BLIP2, LANGUAGE = "tower", "blip2", "language"
 PROJECTION, STAGE1, WHOLE = "projection", "blip2-stage1", "assembled"
@@ -122,7 +123,6 @@ _QFORMER_FILE = f"blip2_pretrained_flant5xxl.pth from {_LAVIS}"
 _T5_XXL = 4096
 _WORDS = "Qformer.bert.embeddings.word_embeddings.weight"
 _PLACES = "Qformer.bert.embeddings.position_embeddings.weight"
-_ADAPTER = "llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_A"
 
 _OTHER_QFORMERS = {  # a key -> the file that has it
     "opt_proj.weight": "that of a BLIP-2 for OPT",
@@ -137,19 +137,6 @@ LICENCES = {
 }
 LLAMA_LICENCE = "LLaMA licence, non-commercial (Vicuna and LLaMA)"
 LLAMA2_LICENCE = "LLaMA 2 Community License"
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The keys of one part, without the prefix that they have where all parts stand in one file."""
-
-    file: TensorFile
-    shapes: Mapping[str, Shape]
-
-    @property
-    def shape(self) -> ShapeOf:
-        """Key -> its shape."""
-        return shape_of(self.shapes, where=str(self.file.path))
 
 
 @dataclass(frozen=True)
@@ -176,15 +163,15 @@ class _Files:
             missing = "; ".join(f"of {kind.what}: give {kind.where}" for kind in wheres)
             raise CheckpointError(f"no file {missing}")
 
-    def part(self, kind: str) -> _Part:
+    def part(self, kind: str) -> FilePart:
         """The keys and shapes of a kind."""
         if kind in self.given:
-            return _Part(self.given[kind], self.given[kind].shapes)
+            return FilePart(self.given[kind], self.given[kind].shapes)
         if WHOLE not in self.given:
             raise CheckpointError(f"no file of BLIP-2's Q-Former: give {_QFORMER_FILE}")
         whole, prefix = self.given[WHOLE], _WITHIN.get(kind, "")
         own = {key.removeprefix(prefix): shape for key, shape in whole.shapes.items() if key.startswith(prefix)}
-        return _Part(whole, own)
+        return FilePart(whole, own)
 
 
 _WITHIN = {TOWER: "visual_encoder.", LANGUAGE: "llama_model."}  # prefixes where all parts stand in one file
@@ -207,16 +194,34 @@ def _language_of(files: _Files, changes: Mapping[str, Any]) -> dict[str, Any]:
     return language_sizes(part.shape, settings, str(part.file.path))
 
 
-def _rank(shapes: Mapping[str, Shape]) -> int:
-    """Of the adapters in a file; 0: it has none."""
-    return next((shape[0] for key, shape in shapes.items() if key.startswith(_ADAPTER)), 0)
+@dataclass(frozen=True)
+class _Adapters:
+    """Those in a file: all but their scale."""
+
+    rank: int
+    layers: tuple[str, ...]
+    name: str
+    """In their keys; "" where they have none."""
+    depth: int
+    """Layers of the language model."""
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, Shape]) -> _Adapters | None:
+        """None: the file has none."""
+        pattern = re.compile(
+            re.escape(_ADAPTED).replace(r"\{i\}", r"(\d+)") + r"([qkv])_proj\.lora_A\.(?:(\w+)\.)?weight"
+        )
+        found = [(match, shape) for key, shape in shapes.items() if (match := pattern.fullmatch(key))]
+        if not found:
+            return None
+        (first, shape), letters = found[0], {match[2] for match, _ in found}
+        layers = tuple(letter for letter in "qkv" if letter in letters)
+        return cls(shape[0], layers, first[3] or "", 1 + max(int(match[1]) for match, _ in found))
 
 
 def _projection_table(shapes: Mapping[str, Shape]) -> KeyMap:
-    if not _rank(shapes):
-        return PROJECTION_FILE
-    key = next(key for key in shapes if key.startswith(_ADAPTER))
-    return adapter_file(key.removeprefix(_ADAPTER).removesuffix("weight").strip("."))
+    adapters = _Adapters.of(shapes)
+    return adapter_file(adapters.layers, adapters.name) if adapters else PROJECTION_FILE
 
 
 def _resized(positions: Tensor, grid: int) -> Tensor:
@@ -288,14 +293,12 @@ def _language(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
 
 def _projection(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
     """The linear layer, and the adapters of the second version without what they stand on."""
-    (rows, columns), rank = shapes["llama_proj.weight"], _rank(shapes)
+    (rows, columns), adapters = shapes["llama_proj.weight"], _Adapters.of(shapes)
     with torch.device("meta"):
         state = state_of(projection=nn.Linear(columns, rows))
-        if rank:
-            layer = _ADAPTER.replace("layers.0.", "layers.{i}.") + ".weight"
-            sizes = LLaMAConfig(width=rows, depth=count(shape_of(shapes), layer), heads=rows // 128)
-            language = LLaMA(sizes)
-            adapt(language, LoRAConfig(rank=rank, alpha=1.0))
+        if adapters:
+            language = LLaMA(LLaMAConfig(width=rows, depth=adapters.depth, heads=rows // 128))
+            lora.adapt(language, from_plain(LoRAConfig, {"rank": adapters.rank, "layers": adapters.layers}))
             state |= {name: t for name, t in state_of(language=language).items() if name.endswith((".down", ".up"))}
     return state, _projection_table(shapes)
 
@@ -322,9 +325,6 @@ def _whole(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
     config = from_plain(MiniGPT4Config, plain)
     with torch.device("meta"):
         return MiniGPT4(config, SentencePiece.train(["a"], 320)).state_dict(), ASSEMBLED
-
-
-# --------------------------------------------------------------------------------------------- what it all is
 
 
 def published() -> Published:
@@ -388,7 +388,7 @@ class MiniGPT4Files(Published):
         files.require(self.kinds)
         projection = files.part(PROJECTION)
         rows, columns = projection.shape("llama_proj.weight")
-        rank, tower = _rank(projection.shapes), vision_sizes(files.part(TOWER).shape)
+        adapters, tower = _Adapters.of(projection.shapes), vision_sizes(files.part(TOWER).shape)
         joined = columns == 4 * tower["width"]
         defaults = {"eps": LLAMA2_7B.eps, "positions": LLAMA2_7B.positions} if joined else {}
         language = defaults | _language_of(files, changes)
@@ -398,13 +398,13 @@ class MiniGPT4Files(Published):
             "vision": tower,
             "qformer": qformer,
             "language": language,
-            "template": "vicuna0" if qformer else "minigptv2" if rank else "llama2",
+            "template": "vicuna0" if qformer else "minigptv2" if adapters else "llama2",
         }
-        if rank:
+        if adapters:
             if tower["image_size"] == EVA_VIT_G.image_size:  # its positions are resized, as in the released program
                 plain["vision"] = {**tower, "image_size": MINIGPTV2_7B.vision.image_size}
             plain["max_answer"] = MINIGPTV2_7B.max_answer
-            plain["lora"] = {**to_plain(MINIGPTV2_7B.lora), "rank": rank}  # the file tells the rank alone
+            plain["lora"] = {"rank": adapters.rank, "layers": adapters.layers}  # the scale is as released
         config = from_plain(MiniGPT4Config, over(plain, changes))
         return self._plan(config, files, tower["image_size"])
 
@@ -489,7 +489,7 @@ class MiniGPT4Files(Published):
         language = Export(name="language", table=LANGUAGE_FILE, settings=hugging_face(config.language))
         if format == "hf":
             return [replace(language, name=".", merged=True)]
-        projection = adapter_file() if config.lora else PROJECTION_FILE
+        projection = adapter_file(config.lora.layers) if config.lora else PROJECTION_FILE
         files = [
             Export(name="pretrained_minigpt4.pth", table=projection, inside="model"),
             Export(name="eva_vit_g.pth", table=vision_file(config.vision.depth)),

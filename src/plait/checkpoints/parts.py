@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from plait.checkpoints.keymap import ZEROS, KeyMap
-from plait.checkpoints.tensors import Shape
+from plait.checkpoints.tensors import Shape, TensorFile
 from plait.errors import CheckpointError
 from plait.nn.llama import LLAMA_7B, LLaMAConfig
 from plait.nn.qformer import BLIP2_QFORMER
@@ -137,6 +138,19 @@ def shape_of(shapes: Mapping[str, Shape], prefix: str = "", where: str = LISTED)
         return found
 
     return shape
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """The keys of one part in a file, without the prefix that they have where all parts stand in one."""
+
+    file: TensorFile
+    shapes: Mapping[str, Shape]
+
+    @property
+    def shape(self) -> ShapeOf:
+        """Key -> its shape."""
+        return shape_of(self.shapes, where=str(self.file.path))
 
 
 def state_of(**parts: nn.Module | None) -> dict[str, Tensor]:

@@ -192,6 +192,10 @@ def import_files(
         plan = published.plan(given, changes)
     except ConfigError as error:
         raise ConfigError(f"{error}; --config FILE says what the files do not tell") from error
+    except CheckpointError:
+        raise
+    except (ValueError, IndexError) as error:  # a key that is known, with another number of axes
+        raise CheckpointError(f"the files hold tensors of another form ({error}); fetch the right ones") from error
     system = directory.hollow(plan.system, to_plain(plan.config), plan.files)
     system.licences = plan.licences
     wanted = {name: Spec.of(tensor) for name, tensor in system.state_dict().items()}
