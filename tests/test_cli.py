@@ -532,6 +532,7 @@ def test_published_files_come_in_and_go_out(say: Say, tmp_path: Path) -> None:
     said = say("import", "minigpt4", goldens.folder / "weights.safetensors", "--config", sizes, "--out", out)
     assert said.code == 0, said.err
     assert "MIT (EVA)" in said.out and "LLaMA licence, non-commercial" in said.out
+    assert "weights.safetensors: assembled, 0.00 GB" in said.err
     assert "note: whether weights.safetensors is Vicuna v0" in said.err
     told = say("info", out).out
     assert "SHA-256" in told and "not verified: give --verify" in told and "note" in told

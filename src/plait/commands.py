@@ -231,7 +231,9 @@ class Import:
         if not self.files or self.out is None:
             raise InputError("nothing to import: give files and --out DIR, or --manifest FILE for a dry run")
         dtype = getattr(torch, self.dtype) if self.dtype else None
-        folder, notes = published.import_files(system, self.files, self.out, self.config, dtype)
+        folder, notes = published.import_files(
+            system, self.files, self.out, self.config, dtype, lambda line: print(line, file=sys.stderr)
+        )
         _table(f"{self.out}", _parts(read_description(folder)))
         for note in notes:
             print(f"note: {note}", file=sys.stderr)

@@ -74,6 +74,17 @@ def test_all_must_come_and_be_as_announced(tmp_path: Path) -> None:
         w.put("a", torch.zeros(3, 2))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_full_disk_is_an_error_that_names_the_file() -> None:
+    large = torch.zeros(1 << 20)
+    with pytest.raises(OSError, match="No space left on device") as caught:  # noqa: SIM117
+        with TensorWriter(Path("/dev/full"), {"a": Spec.of(large)}) as writer:
+            writer.put("a", large)
+    assert caught.value.filename == "/dev/full"
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        TensorWriter(Path("/dev/full"), {}).__exit__(None, None, None)
+
+
 @pytest.mark.parametrize("limit", [10, 1000])
 def test_shards(tmp_path: Path, limit: int) -> None:
     write_shards(tmp_path, SPECS, iter(reversed(TENSORS.items())), limit)

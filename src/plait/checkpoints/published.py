@@ -168,6 +168,7 @@ def import_files(
     out: str | Path,
     config: str | Path | None = None,
     dtype: torch.dtype | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, list[str]]:
     """Makes a Plait directory of published files; the directory, and notes.
 
@@ -178,6 +179,7 @@ def import_files(
         paths: files, and folders in transformers' form.
         config: a YAML or JSON file with any part of the system's configuration, which wins over what the files say.
         dtype: of all weights in floating point; None leaves each as published.
+        say: is told of each file when its turn comes.
 
     Raises:
         CheckpointError, ConfigError: what was given cannot be used.
@@ -209,6 +211,7 @@ def import_files(
             yield name, torch.full(specs[name].shape, value, dtype=specs[name].dtype)
         for kind, file in given.items():
             own = {name: shapes[name] for name in owned[kind]}
+            say(f"{file.path}: {kind}, {sum(spec.nbytes for spec in file.specs.values()) / 1e9:.2f} GB")
             for name, tensor in plan.tables[kind].read(file.items(), own):
                 turned = plan.turned[name][1](tensor) if name in plan.turned else tensor
                 yield name, turned.to(specs[name].dtype)

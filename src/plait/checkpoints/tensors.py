@@ -9,6 +9,7 @@ called here: what is neither a tensor nor a plain container becomes a placeholde
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pickle
@@ -103,8 +104,17 @@ class TensorWriter:
     def put(self, name: str, tensor: Tensor) -> None:
         """Writes a tensor, which must be as `specs` says and come once."""
         assert Spec.of(tensor) == self._specs[name], f"{name} is not what was announced"
-        self._file.seek(self._start + self._places.pop(name))
-        self._file.write(raw(tensor))
+        with self._named():
+            self._file.seek(self._start + self._places.pop(name))
+            self._file.write(raw(tensor))
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """A fault of the disk names the file."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def __enter__(self) -> TensorWriter:
         return self
@@ -112,8 +122,13 @@ class TensorWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        assert kind is not None or not self._places, f"{listed(self._places)} never came"
+        if kind is not None:
+            with contextlib.suppress(OSError):  # what could not be written still cannot be
+                self._file.close()
+            return
+        with self._named():
+            self._file.close()
+        assert not self._places, f"{listed(self._places)} never came"
 
 
 def write_shards(folder: Path, specs: Mapping[str, Spec], tensors: Iterator[tuple[str, Tensor]], limit: int) -> None:
