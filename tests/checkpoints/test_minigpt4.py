@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,8 @@ def test_sizes_that_no_shape_tells(published_files: Make) -> None:
     refused("vision: VITConfig needs 'heads'", files.all, None, ConfigError)
     files.config.write_text("visoin: {heads: 4}")
     refused("did you mean 'vision'", files.all, files.config, ConfigError)
+    files.config.write_text("{vision: {heads: 4}, qformer: {heads: 4}, language: 3}")
+    refused("language: .*; --config FILE says what", files.all, files.config, ConfigError)
 
 
 def test_tensors_with_another_number_of_axes(published_files: Make) -> None:
@@ -287,3 +290,17 @@ def test_adapters_on_other_layers(published_files: Make, tmp_path: Path) -> None
     assert system.config.lora == LoRAConfig(rank=4, layers=("k", "v"))
     paths = export(tmp_path / "out", "published", tmp_path / "back")
     assert torch.load(paths[0], weights_only=True)["model"].keys() == changed.keys()
+
+
+def test_what_published_files_cannot_hold_is_not_lost(published_files: Make, tmp_path: Path) -> None:
+    files = published_files("v2")
+    system = directory.load(import_files(SYSTEM, files.all, tmp_path / "out", files.config)[0])
+    system.vision_norm.weight.data[0] = 2
+    trained = directory.save(system, tmp_path / "trained")
+    with pytest.raises(CheckpointError, match=r"vision_norm\.weight was trained, and the published"):
+        export(trained, "published", tmp_path / "back")
+    assert export(trained, "hf", tmp_path / "hf")
+    system.config = replace(system.config, lora=replace(system.config.lora, alpha=8.0))
+    with pytest.raises(ConfigError, match="adapters of alpha 8, which no published file tells"):
+        export(directory.save(system, tmp_path / "other"), "published", tmp_path / "back")
+    assert not (tmp_path / "back").exists()

@@ -34,6 +34,7 @@ from plait.checkpoints.parts import (
     VIT,
     FilePart,
     hugging_face,
+    language_of,
     language_sizes,
     qformer_sizes,
     shape_of,
@@ -43,7 +44,7 @@ from plait.checkpoints.parts import (
 from plait.checkpoints.published import Export, Kind, Plan, Published, over
 from plait.checkpoints.tensors import Shape, TensorFile, read_json
 from plait.config import from_plain
-from plait.errors import CheckpointError
+from plait.errors import CheckpointError, ConfigError
 from plait.nn import lora
 from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
 from plait.nn.lora import LoRAConfig
@@ -177,23 +178,6 @@ class _Files:
 _WITHIN = {TOWER: "visual_encoder.", LANGUAGE: "llama_model."}  # prefixes where all parts stand in one file
 
 
-def _language_of(files: _Files, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of the language model, from its shapes and from transformers' config.json beside it."""
-    part = files.part(LANGUAGE)
-    path = part.file.folder / "config.json"
-    if path.is_file():
-        settings = read_json(path)
-        settings = settings if "num_attention_heads" in settings else {}  # of another program
-    elif part.file is files.given.get(LANGUAGE) and "language" not in changes:
-        raise CheckpointError(
-            f"{path}: no such file: it tells heads and norms of the language model; fetch it, or say language.heads, "
-            "language.eps and language.positions by --config"
-        )
-    else:
-        settings = {}
-    return language_sizes(part.shape, settings, str(part.file.path))
-
-
 @dataclass(frozen=True)
 class _Adapters:
     """Those in a file: all but their scale."""
@@ -233,9 +217,11 @@ def _check_pair(
     projection: tuple[int, int],
     joined: bool,
     language: Mapping[str, Any],
-    changes: Mapping[str, Any],
+    changes: Any,
 ) -> None:
-    """Whether projection (rows, columns) and language model are of one variant."""
+    """Whether projection (rows, columns) and language model are of one variant; `changes` are of the latter."""
+    changes = changes if isinstance(changes, Mapping) else {}
+    language = {**language, **changes}
     rows, columns = projection
     path, other = files.part(PROJECTION).file.path, files.part(LANGUAGE).file.path
     if rows != language["width"]:
@@ -244,7 +230,7 @@ def _check_pair(
             "size, or the language model of this one"
         )
     eps = language.get("eps", LLAMA_7B.eps)
-    if "eps" in changes.get("language", {}) or (eps == LLAMA2_7B.eps) == joined:  # who says what it is, is believed
+    if "eps" in changes or (eps == LLAMA2_7B.eps) == joined:  # who says what it is, is believed
         return
     own = "if it is your own, say language.eps by --config"
     if joined:
@@ -391,8 +377,8 @@ class MiniGPT4Files(Published):
         adapters, tower = _Adapters.of(projection.shapes), vision_sizes(files.part(TOWER).shape)
         joined = columns == 4 * tower["width"]
         defaults = {"eps": LLAMA2_7B.eps, "positions": LLAMA2_7B.positions} if joined else {}
-        language = defaults | _language_of(files, changes)
-        _check_pair(files, (rows, columns), joined, {**language, **changes.get("language", {})}, changes)
+        language = defaults | language_of(files.part(LANGUAGE), LANGUAGE in given and "language" not in changes)
+        _check_pair(files, (rows, columns), joined, language, changes.get("language"))
         qformer = None if joined else self._qformer(files, columns, tower)
         plain: dict[str, Any] = {
             "vision": tower,
@@ -422,7 +408,7 @@ class MiniGPT4Files(Published):
                 f"{tokenizer}: no such file: put LLaMA's tokenizer.model beside the language model; a tokenizer.json "
                 "does not do, other ids come of it"
             )
-        loaded = any("ln_vision.weight" in file.specs for file in given.values())
+        filled = {} if any("ln_vision.weight" in file.specs for file in given.values()) else self.constants(config)
         turned = {}
         grid, old = config.vision.grid, published_side // config.vision.patch
         if grid != old:
@@ -430,7 +416,7 @@ class MiniGPT4Files(Published):
             turned["vision.positions"] = (shape, lambda tensor: _resized(tensor, grid))
         llama2 = config.language.eps == LLAMA2_7B.eps
         licences = {**LICENCES, "language": LLAMA2_LICENCE if llama2 else LLAMA_LICENCE}
-        if not loaded:
+        if filled:
             del licences["vision_norm"]
         return Plan(
             system=MiniGPT4,
@@ -438,7 +424,7 @@ class MiniGPT4Files(Published):
             tables={kind: self._table(kind, file.shapes, config) for kind, file in given.items()},
             files=language.folder,
             licences=licences,
-            filled={} if loaded else {"vision_norm.weight": 1.0, "vision_norm.bias": 0.0},
+            filled=filled,
             turned=turned,
             notes=tuple(_notes(config, given, language)),
             also=(tokenizer,),
@@ -484,11 +470,20 @@ class MiniGPT4Files(Published):
             )
         return sizes
 
+    def constants(self, config: MiniGPT4Config) -> Mapping[str, float]:
+        """Without a Q-Former the norm behind the tower is the identity."""
+        return {} if config.qformer else {"vision_norm.weight": 1.0, "vision_norm.bias": 0.0}
+
     def exports(self, config: MiniGPT4Config, format: str) -> Items[Export]:
         """The four published files; or the language model alone."""
         language = Export(name="language", table=LANGUAGE_FILE, settings=hugging_face(config.language))
         if format == "hf":
             return [replace(language, name=".", merged=True)]
+        if config.lora and config.lora.alpha != LoRAConfig.alpha:
+            raise ConfigError(
+                f"adapters of alpha {config.lora.alpha:g}, which no published file tells: an import takes it to be "
+                f"{LoRAConfig.alpha:g}; export the language model (hf), into which they are merged"
+            )
         projection = adapter_file(config.lora.layers) if config.lora else PROJECTION_FILE
         files = [
             Export(name="pretrained_minigpt4.pth", table=projection, inside="model"),

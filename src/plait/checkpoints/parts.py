@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from plait.checkpoints.keymap import ZEROS, KeyMap
-from plait.checkpoints.tensors import Shape, TensorFile
+from plait.checkpoints.tensors import Shape, TensorFile, read_json
 from plait.errors import CheckpointError
 from plait.nn.llama import LLAMA_7B, LLaMAConfig
 from plait.nn.qformer import BLIP2_QFORMER
@@ -232,6 +232,26 @@ def language_sizes(shape: ShapeOf, settings: Mapping[str, Any], where: str = LIS
     }
     sizes |= {ours: settings[theirs] for ours, theirs in names.items() if theirs in settings}
     return _heads(width, LLAMA_7B.width // LLAMA_7B.heads) | sizes
+
+
+def language_of(part: FilePart, told: bool) -> dict[str, Any]:
+    """`language_sizes` of a file, or of a folder with a config.json.
+
+    Args:
+        told: there must be a config.json.
+
+    Raises:
+        CheckpointError: there is none, or as `language_sizes`.
+    """
+    path = part.file.folder / "config.json"
+    if told and not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file: it tells heads and norms of the language model; fetch it, or say language.heads, "
+            "language.eps and language.positions by --config"
+        )
+    settings = read_json(path) if path.is_file() else {}
+    ours = "num_attention_heads" in settings  # one of another program can lie there
+    return language_sizes(part.shape, settings if ours else {}, str(part.file.path))
 
 
 def hugging_face(config: LLaMAConfig) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Plan:
     licences: Mapping[str, str]
     """Of parts."""
     filled: Mapping[str, float] = field(default_factory=dict)
-    """Tensors that no file holds, by design, and what they are full of."""
+    """Those of `Published.constants` that no file of these holds."""
     turned: Mapping[str, tuple[Shape, Callable[[Tensor], Tensor]]] = field(default_factory=dict)
     """Tensors that are published in another shape: that one, and what makes ours of them."""
     notes: tuple[str, ...] = ()
@@ -120,6 +120,10 @@ class Published(ABC):
         Raises:
             ConfigError: the system has no such format.
         """
+
+    def constants(self, config: Any) -> Mapping[str, float]:
+        """Tensors that no published file holds, by design, and what they are full of: none."""
+        return {}
 
     def recognise(self, keys: Collection[str], name: str = "the file") -> Kind:
         """The kind of a file.
@@ -418,8 +422,10 @@ def export(
         published = find(type(system).__module__.rpartition(".")[2])
     exports = published.exports(system.config, format)
     weights = open_tensors(folder / WEIGHTS)
-    for _ in directory.read(system, folder, description):  # before anything is written
-        pass
+    constants = published.constants(system.config)
+    for name, tensor in directory.read(system, folder, description):  # before anything is written
+        if format == "published" and not any(one.table.published(name) for one in exports):
+            _check_constant(name, tensor, constants)
     partial = out.absolute().with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -433,6 +439,17 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return [out / one.name for one in exports]
+
+
+def _check_constant(name: str, tensor: Tensor, constants: Mapping[str, float]) -> None:
+    """Whether a tensor that has no place in published files is what an import makes of it."""
+    if name not in constants:
+        raise CheckpointError(f"{name} has no place in the published files: export the language model (hf) instead")
+    if not bool((tensor == constants[name]).all()):
+        raise CheckpointError(
+            f"{name} was trained, and the published files have no place for it: an import takes it to be "
+            f"{constants[name]:g} everywhere; export the language model (hf) instead"
+        )
 
 
 def _write_export(one: Export, system: System, weights: TensorFile, path: Path, shard: int) -> None:
