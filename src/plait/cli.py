@@ -18,6 +18,8 @@ COMMANDS = {  # name -> class in plait.commands, or of data in plait.commands_da
     "chat": ("Chat", "Talk with a model about pictures, in the terminal."),
     "evaluate": ("Evaluate", "Score a checkpoint on a task."),
     "score": ("Score", "Score predictions in a file against references in another."),
+    "import": ("Import", "Make a checkpoint of published files."),
+    "export": ("Export", "Write a checkpoint as published files, or its language model for transformers."),
     "info": ("Info", "Tell what a run or a checkpoint is."),
     "data import": ("DataImport", "Turn a folder of pictures and words into shards."),
     "data curate": ("DataCurate", "Let a model describe pictures, as data for a second stage."),

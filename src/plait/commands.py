@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from plait.errors import InputError
+from plait.errors import InputError, listed
 
 
 @dataclass(frozen=True)
@@ -229,24 +229,96 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Import:
+    """Make a checkpoint of published files, which are recognised by their keys.
+
+    SYSTEM is the name of one, or file.py:function from outside; FILES are files, and folders as transformers has them.
+    """
+
+    system: Positional[str]
+    files: Positional[tuple[Path, ...]] = ()
+    out: Path | None = None
+    """Directory of the checkpoint."""
+    config: Path | None = None
+    """YAML or JSON with any part of the configuration; it wins over what the files say."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of all weights; by default each keeps its own."""
+    manifest: Path | None = None
+    """List of published keys and shapes: a dry run at full size, without weights, which prints JSON."""
+
+    def __call__(self) -> None:
+        """Imports, and prints parts and licences; or prints what each file of the manifest would fill."""
+        import torch
+
+        from plait.checkpoints import published
+        from plait.checkpoints.directory import read_description
+
+        system = published.find(self.system)
+        if self.manifest is not None:
+            reports = published.check_manifest(system, self.manifest)
+            print(json.dumps(reports, indent=1))
+            wrong = [report["file"] for report in reports if report["missing"] or report["unexpected"]]
+            if wrong:
+                raise InputError(f"{self.manifest}: {len(wrong)} files do not fit: {listed(wrong)}; correct the tables")
+            return
+        if not self.files or self.out is None:
+            raise InputError("nothing to import: give files and --out DIR, or --manifest FILE for a dry run")
+        dtype = getattr(torch, self.dtype) if self.dtype else None
+        folder, notes = published.import_files(
+            system, self.files, self.out, self.config, dtype, lambda line: print(line, file=sys.stderr)
+        )
+        table(f"{self.out}", _parts(read_description(folder)))
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a checkpoint as the files that its system was published in, or its language model for transformers."""
+
+    directory: Positional[str]
+    out: Path
+    """Folder for the files, new or empty."""
+    format: Literal["published", "hf"] = "published"
+    system: str | None = None
+    """file.py:function that tells the published files of a system from outside; the file is run."""
+
+    def __call__(self) -> None:
+        """Writes, and prints the paths."""
+        from plait.checkpoints import published
+
+        own = published.find(self.system) if self.system else None
+        for path in published.export(self.directory, self.format, self.out, own):
+            print(path)
+
+
+@dataclass(frozen=True)
 class Info:
     """Tell what a run or a checkpoint is."""
 
     directory: Positional[str]
+    verify: bool = False
+    """Load it, and ask the language model for a plain English text, which a trained one finds likely."""
 
     def __call__(self) -> None:
         """Prints system, sizes, parts, licences, stage and step."""
-        from plait.checkpoints.directory import code_state, find, read_description
+        from plait.checkpoints.directory import code_state, find, note, read_description
         from plait.train.run import where
 
         folder = find(self.directory)
+        if self.verify:
+            from plait.generate.model import load
+            from plait.generate.verify import english
+
+            note(folder, "english", english(load(folder)))
         description = read_description(folder)
         rows = [("checkpoint", str(folder)), ("system", description["system"]), ("plait", description["plait"])]
         rows += [("code", code)] if (code := code_state(description)) else []
         rows += where(folder)
         rows += [(f"config.{key}", str(value)) for key, value in description["config"].items()]
-        for name, part in description["parts"].items():
-            rows.append((f"part {name}", f"{part['parameters']:,} parameters, {part['licence']}"))
+        rows += _parts(description)
+        rows += [("note", text) for text in description.get("notes", ())]
+        rows += _verified(description)
         table(f"{self.directory}", rows)
 
 
@@ -270,6 +342,27 @@ def _write(document: Any, out: Path | None) -> None:
                 print(out / name)
     if out is not None:
         (out / "reply.json").write_text(json.dumps(document.to_json(), indent=1) + "\n")
+
+
+def _parts(description: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Parts with their licences, and the files that an import was made of."""
+    rows = [
+        (f"part {name}", f"{part['parameters']:,} parameters, {part['licence']}")
+        for name, part in description["parts"].items()
+    ]
+    return rows + [
+        (f"from {source['file']}", f"{source['kind']}, {source['bytes']:,} bytes, SHA-256 {source['sha256']}")
+        for source in description.get("sources", ())
+    ]
+
+
+def _verified(description: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Whether the language model was asked, and what came of it; of an import always."""
+    if "english" in description:
+        from plait.generate.verify import said
+
+        return [("language model", said(description["english"]))]
+    return [("language model", "not verified: give --verify")] if "sources" in description else []
 
 
 def _flat(scores: Any, path: str = "") -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,16 @@ class Streams:
     weights: Mapping[str, tuple[float, ...]]
 
 
+OWN = "Apache-2.0"
+"""The licence of what Plait itself trained."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A named part of a system, for stages, import, export and `plait info`."""
 
     module: nn.Module
-    licence: str = "Apache-2.0"
+    licence: str = OWN
 
     @property
     def parameters(self) -> int:
@@ -244,6 +249,8 @@ class System(nn.Module, ABC):
 
     config: Any
     format: Format
+    licences: Mapping[str, str] = MappingProxyType({})
+    """Part -> the licence of its weights, of those that came from files."""
 
     @property
     def name(self) -> str:
@@ -280,7 +287,8 @@ class System(nn.Module, ABC):
     @property
     def parts(self) -> Mapping[str, Part]:
         """Name -> part: the modules that it holds, unless it says more of them."""
-        return {name: Part(module=module) for name, module in self.named_children()}
+        children = dict(self.named_children())
+        return {name: Part(module=child, licence=self.licences.get(name, OWN)) for name, child in children.items()}
 
     @property
     def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:

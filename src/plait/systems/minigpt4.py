@@ -104,7 +104,10 @@ MINIGPT4_7B = MiniGPT4Config(vision=EVA_VIT_G, qformer=BLIP2_QFORMER, language=L
 MINIGPT4_13B = replace(MINIGPT4_7B, language=LLAMA_13B)
 MINIGPT4_LLAMA2_7B = MiniGPT4Config(vision=EVA_VIT_G, language=LLAMA2_7B, template="llama2")
 MINIGPTV2_7B = replace(
-    MINIGPT4_LLAMA2_7B, vision=replace(EVA_VIT_G, image_size=448), template="minigptv2", max_answer=1024
+    MINIGPT4_LLAMA2_7B,
+    vision=replace(EVA_VIT_G, image_size=448),
+    template="minigptv2",
+    max_answer=1024,
 )
 TINY = MiniGPT4Config(
     vision=VITConfig(image_size=32, patch=4, width=96, depth=4, heads=4, hidden=384),
@@ -146,10 +149,13 @@ class MiniGPT4(System):
 
     def read(self, pixels: Float[Tensor, "m 3 side side"]) -> Float[Tensor, "m n c"]:
         """The soft tokens of pictures."""
-        seen = self.vision_norm(self.vision(pixels))  # (m, 1 + patches, w), the class token first
+        seen = self.vision(pixels.to(self.vision.class_token.dtype))  # parts may be of several types, as published
+        seen = self.vision_norm(seen.to(self.vision_norm.weight.dtype))  # (m, 1 + patches, w), the class token first
         if self.qformer is not None:
-            return self.projection(self.qformer(seen))
-        return self.projection(seen[:, 1:].unflatten(1, (-1, self.config.joined)).flatten(2))
+            read = self.qformer(seen.to(self.qformer.queries.dtype))
+        else:
+            read = seen[:, 1:].unflatten(1, (-1, self.config.joined)).flatten(2)
+        return self.projection(read.to(self.projection.weight.dtype))
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
