@@ -665,3 +665,13 @@ def test_a_process_ends_with_the_code() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "plait: absent: no such directory; give that of a run or a checkpoint\n"
+
+
+def test_an_output_that_nobody_reads_to_its_end_is_no_fault() -> None:
+    manifest = Path(__file__).parent / "goldens/minigpt4/published.json"
+    command = [sys.executable, "-m", "plait.cli", "import", "minigpt4", "--manifest", str(manifest)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout and running.stderr
+        running.stdout.close()
+        assert running.stderr.read() == ""
+        assert running.wait() == 1
