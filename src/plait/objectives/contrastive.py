@@ -74,10 +74,10 @@ def same_texts(texts: Captions) -> tuple[Bool[Tensor, "m n"], Bool[Tensor, " n"]
 
     Texts are told apart by a hash of 64 bits.
     """
-    keys = torch.randint(2**62, (1 + texts.ids.shape[1],), generator=torch.Generator().manual_seed(0))
-    keys = keys.to(texts.ids.device)
-    mixed = (texts.ids + 1) * keys[1:] * texts.real  # wraps around
-    own = (mixed ^ (mixed >> 29)).sum(1)
+    place = torch.arange(texts.ids.shape[1], device=texts.ids.device)
+    mixed = (texts.ids + 1) * 0x1F3D5B79A8C6E451 + (place + 1) * 0x5851F42D4C957F2D  # both wrap around
+    mixed = (mixed ^ (mixed >> 31)) * 0x2545F4914F6CDD1D
+    own = ((mixed ^ (mixed >> 29)) * texts.real).sum(1)
     every, there = all_gather_rows(own), all_gather_rows(texts.told)
     return own[:, None] == every, there
 

@@ -1,0 +1,143 @@
+"""BLIP-2's first stage (arXiv 2301.12597, section 3.1): a Q-Former learns by three losses what is worth reading.
+
+    contrast   pictures by their nearest query against texts, both ways (`objectives.contrastive`)
+    matching   does the text belong to the picture? each pair, and with it a wrong text and a wrong picture
+    caption    the text word by word, from what the queries have read
+
+Wrong ones are drawn by how like they are, so that they are hard (ALBEF, arXiv 2107.07651). The second stage, in which a
+frozen language model speaks, is `objectives.tokens.NextToken` on documents of a picture and its caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from plait.nn.qformer import Memory, QFormer, QFormerHeads
+from plait.objectives.contrastive import Captions, captions, info_nce, same_texts
+from plait.objectives.gather import joined_rows
+from plait.sequence import Batch
+
+
+class HasQFormer(Protocol):
+    """A system with a Q-Former that has a text branch."""
+
+    @property
+    def qformer(self) -> QFormer:
+        """What is trained."""
+        ...
+
+    @property
+    def heads_of_qformer(self) -> QFormerHeads:
+        """What it is trained by."""
+        ...
+
+    @property
+    def begin(self) -> int:
+        """The id that stands for the first of a text where it is to be captioned; [DEC]."""
+        ...
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """The vectors of pictures that the queries read."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadAndTell:
+    """Trains `system.qformer` by its three losses.
+
+    Contrast is over the whole batch, hence no accumulation; wrong texts and pictures are of the same rank.
+    """
+
+    whole_batch = True
+
+    smoothing: float = 0.1
+    """Share of the target's mass that is spread over all candidates, in contrast and captions."""
+    scale: Mapping[str, float] = field(default_factory=dict)
+    """A factor for some of the terms."""
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Pairs; three times as many to be matched; words."""
+        texts = captions(batch)
+        pairs = float(texts.told.sum())
+        words = float((texts.real[:, 1:] & texts.told[:, None]).sum())
+        return {"contrast": pairs, "matching": 3 * pairs, "caption": words}
+
+    def weights(self, counts: Mapping[str, float]) -> Mapping[str, float]:
+        """1 each, as published, times its scale."""
+        return {name: self.scale.get(name, 1.0) for name in ("contrast", "matching", "caption")}
+
+    def __call__(
+        self, system: HasQFormer, companions: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The sums of the three."""
+        texts = captions(batch)
+        image = system.see(batch.images)  # (m, n, c)
+        memory = Memory()
+        queries = system.qformer(image, attend=memory.keep)
+        contrast, similarity = self._contrast(system, queries, texts)
+        return {
+            "contrast": contrast,
+            "matching": self._matching(system, image, texts, similarity, generator),
+            "caption": self._caption(system, texts, memory),
+        }
+
+    def _contrast(
+        self, system: HasQFormer, queries: Tensor, texts: Captions
+    ) -> tuple[Tensor, Float[Tensor, "m m"]]:
+        """The loss, and how like this rank's pictures are to its texts."""
+        heads = system.heads_of_qformer
+        image = heads.image_features(queries).float()
+        words = system.qformer.read_text(texts.ids, texts.real)[:, :1]
+        text = heads.text_features(words)[:, 0].float()
+        same, there = same_texts(texts)
+        (images, _), (every, own) = joined_rows(image), joined_rows(text)
+        of_images = heads.similarity(image, every)
+        both = of_images, heads.similarity(images, text).T
+        rows = [info_nce(one, same, there, self.smoothing) * texts.told for one in both]
+        return (rows[0] + rows[1]).sum() / 2, of_images[:, own].detach()
+
+    def _matching(
+        self,
+        system: HasQFormer,
+        image: Tensor,
+        texts: Captions,
+        similarity: Float[Tensor, "m m"],
+        generator: torch.Generator,
+    ) -> Tensor:
+        alike = (texts.ids[:, None] == texts.ids).all(-1)
+        allowed = ~alike & texts.told & texts.told[:, None]
+        wrong_text = hard(similarity, allowed, generator)
+        wrong_image = hard(similarity.T, allowed, generator)
+        m = torch.arange(len(image), device=image.device)
+        picture, text = torch.cat((m, wrong_image, m)), torch.cat((m, m, wrong_text))
+        both = system.qformer.read_both(image[picture], texts.ids[text], texts.real[text])
+        logits = system.heads_of_qformer.match(both[:, : system.qformer.config.queries]).float()
+        labels = (torch.arange(len(logits), device=image.device) < len(m)).long()
+        worth = torch.cat((texts.told, allowed.any(1), allowed.any(1)))
+        return (nn.functional.cross_entropy(logits, labels, reduction="none") * worth).sum()
+
+    def _caption(self, system: HasQFormer, texts: Captions, memory: Memory) -> Tensor:
+        given = texts.ids.clone()
+        given[:, 0] = system.begin
+        states = system.qformer.continue_text(given[:, :-1], texts.real[:, :-1], memory)
+        table = system.qformer.text
+        assert table is not None
+        counted = texts.real[:, 1:] & texts.told[:, None]
+        logits = system.heads_of_qformer.captioning(states[counted][None], table.words.weight)[0].float()
+        wanted = texts.ids[:, 1:][counted]
+        return nn.functional.cross_entropy(logits, wanted, reduction="sum", label_smoothing=self.smoothing)
+
+
+def hard(
+    similarity: Float[Tensor, "m n"], allowed: Bool[Tensor, "m n"], generator: torch.Generator
+) -> Int[Tensor, " m"]:
+    """One allowed candidate for each row, drawn by the softmax of similarities; any where none is allowed."""
+    likely = similarity.float().masked_fill(~allowed, -torch.inf).softmax(1).nan_to_num(0.0)
+    likely = likely + 1e-4 * (allowed | ~allowed.any(1, keepdim=True))
+    return torch.multinomial(likely.cpu(), 1, generator=generator)[:, 0].to(similarity.device)
