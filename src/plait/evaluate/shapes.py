@@ -128,20 +128,27 @@ class ShapesCaption:
     """Describe the picture. Scores by objects named with colour, shape and place, over all captions together.
 
     A caption that the world's grammar cannot read names nothing; `unread` is the share of those.
+
+    Args:
+        asked: False for a model that is not spoken to: it is shown the picture alone, and its first line counts.
     """
 
     name: ClassVar[str] = "caption"
     held: Held = field(default_factory=Held)
+    asked: bool = True
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"object_f1", "unread", "n", "by_objects", "by_pairs"}."""
         items = self.held.items()
         replies = model.generate([self._prompt(item) for item in items], Settings(max_new_tokens=CAPTION_TOKENS))
-        return _scores([_Mark(item, reply.text) for item, reply in zip(items, replies, strict=True)], _object_f1)
+        said = [reply.text if self.asked else reply.text.partition("\n")[0] for reply in replies]
+        return _scores([_Mark(item, text) for item, text in zip(items, said, strict=True)], _object_f1)
 
     def _prompt(self, item: Item) -> Document:
-        request = language.REQUESTS[item.number % len(language.REQUESTS)]
-        return Document([Turn("user", [self.held.picture(item.example.scene), Text(request)])])
+        picture = self.held.picture(item.example.scene)
+        if not self.asked:
+            return Document([picture])
+        return Document([Turn("user", [picture, Text(language.REQUESTS[item.number % len(language.REQUESTS)])])])
 
 
 @dataclass(frozen=True, kw_only=True)
