@@ -76,7 +76,7 @@ def test_a_picture_that_cannot_be_read_has_no_text() -> None:
 
 def test_a_picture_alone_has_no_text() -> None:
     texts = captions(batch([[Document([picture(0.1)])]]))
-    assert texts.ids.tolist() == [[TEXT.bos]] and not texts.told.any()
+    assert texts.ids.tolist() == [[TEXT.bos, 0]] and texts.real.tolist() == [[True, False]] and not texts.told.any()
 
 
 def test_two_pictures_are_no_pair() -> None:

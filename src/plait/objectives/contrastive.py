@@ -27,7 +27,7 @@ class Captions:
     """The texts of a batch's pictures, one for each, in the order of the pictures."""
 
     ids: Int[Tensor, "m t"]
-    """The first symbol of the document, then the caption to its end; 0 at pads."""
+    """The first symbol of the document, then the caption to its end; 0 at pads. At least two wide."""
     real: Bool[Tensor, "m t"]
     told: Bool[Tensor, " m"]
     """False where there is no text to learn from, as with a picture that could not be read."""
@@ -57,7 +57,7 @@ def captions(batch: Batch) -> Captions:
     values, mine = values[paired], mine[paired]
     lengths = mine.bincount(minlength=pictures)
     within = torch.arange(len(mine), device=mine.device) - (lengths.cumsum(0) - lengths)[mine]
-    ids = values.new_zeros(pictures, 1 + int(lengths.max()))
+    ids = values.new_zeros(pictures, 1 + max(int(lengths.max()), 1))
     ids[:, 0] = first
     ids[mine, 1 + within] = values
     real = torch.arange(ids.shape[1], device=ids.device) <= lengths[:, None]

@@ -84,7 +84,7 @@ class ReadAndTell:
         return {
             "contrast": contrast,
             "matching": self._matching(system, image, texts, similarity, generator),
-            "caption": self._caption(system, texts, memory),
+            "caption": self.caption(system.qformer, system.heads_of_qformer, texts, memory, system.begin),
         }
 
     def _contrast(
@@ -122,14 +122,14 @@ class ReadAndTell:
         worth = torch.cat((texts.told, allowed.any(1), allowed.any(1)))
         return (nn.functional.cross_entropy(logits, labels, reduction="none") * worth).sum()
 
-    def _caption(self, system: HasQFormer, texts: Captions, memory: Memory) -> Tensor:
+    def caption(self, qformer: QFormer, heads: QFormerHeads, texts: Captions, memory: Memory, begin: int) -> Tensor:
+        """The sum over words, of texts after what the queries have read; `begin` stands for their first ids."""
+        assert qformer.text is not None, "heads are made for a Q-Former with text"
         given = texts.ids.clone()
-        given[:, 0] = system.begin
-        states = system.qformer.continue_text(given[:, :-1], texts.real[:, :-1], memory)
-        table = system.qformer.text
-        assert table is not None
+        given[:, 0] = begin
+        states = qformer.continue_text(given[:, :-1], texts.real[:, :-1], memory)
         counted = texts.real[:, 1:] & texts.told[:, None]
-        logits = system.heads_of_qformer.captioning(states[counted][None], table.words.weight)[0].float()
+        logits = heads.captioning(states[counted][None], qformer.text.words.weight)[0].float()
         wanted = texts.ids[:, 1:][counted]
         return nn.functional.cross_entropy(logits, wanted, reduction="sum", label_smoothing=self.smoothing)
 
