@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from plait.errors import ConfigError
 from plait.nn.clip import CLIP, CLIP_L14, CLIP_VIT_L14, WARMEST, CLIPConfig, CLIPTextConfig, QuickGELU, clip_vit
 from plait.nn.vit import VITConfig
 
@@ -83,3 +84,5 @@ def test_activations_are_as_named() -> None:
     torch.testing.assert_close(QuickGELU()(x), x * torch.sigmoid(1.702 * x))
     assert isinstance(clip_vit(TINY.image, nn.Identity()).blocks[0].mlp.activation, QuickGELU)
     assert isinstance(CLIP(replace(TINY, activation="gelu")).text.blocks[0].mlp.activation, nn.GELU)
+    with pytest.raises(ConfigError, match="no activation 'swish'; there are gelu, quick"):
+        replace(TINY, activation="swish")

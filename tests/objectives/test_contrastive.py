@@ -87,7 +87,12 @@ def test_two_pictures_are_no_pair() -> None:
 
 
 def test_all_answers_of_a_conversation_are_its_text() -> None:
-    said = [Turn("user", [picture(0.1), "what?"]), Turn("assistant", "red"), Turn("user", "and?"), Turn("assistant", "a")]
+    said = [
+        Turn("user", [picture(0.1), "what?"]),
+        Turn("assistant", "red"),
+        Turn("user", "and?"),
+        Turn("assistant", "a"),
+    ]
     texts = captions(batch([[Document(said)]]))
     assert read(texts, 0).replace(" ", "") == "red###a###"
 

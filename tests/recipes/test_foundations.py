@@ -26,7 +26,8 @@ TRAINED = {
     "qformer": ("qformer.", "heads_of_qformer.", "blip2.vision_norm."),
     "bridge": ("blip2.qformer.", "blip2.projection."),
 }
-SMALL = replace(TINY, blip2=replace(TINY.blip2, language=LLaMAConfig(vocabulary=512, width=32, hidden=64, depth=1, heads=2)))
+LANGUAGE = LLaMAConfig(vocabulary=512, width=32, hidden=64, depth=1, heads=2)
+SMALL = replace(TINY, blip2=replace(TINY.blip2, language=LANGUAGE))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@
     text ─▶ causal transformer ─▶ end ──────┘ linear
 
 Both are pre-norm; the picture's has one more norm behind the embedding, and the norm behind its last block is taken of
-all patches, though only the class token is compared. KOSMOS-1 reads the tower of pictures, EVA learned from its patches.
+all patches, though only the class token is compared. KOSMOS-1 reads the picture's, EVA learned from it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from plait.errors import ConfigError
 from plait.nn.attention import SelfAttention, whole
 from plait.nn.blocks import MLP, Block
 from plait.nn.positions import LearnedPositions, NoRotation
@@ -58,7 +59,7 @@ class CLIPConfig:
     """Sizes of both towers.
 
     Raises:
-        KeyError: no such activation.
+        ConfigError: no such activation.
     """
 
     image: VITConfig
@@ -67,6 +68,10 @@ class CLIPConfig:
     """Width of the space in which they meet."""
     activation: str = "quick"
     """A name in `ACTIVATIONS`."""
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"no activation {self.activation!r}; there are {', '.join(ACTIVATIONS)}")
 
 
 CLIP_VIT_L14 = VITConfig(image_size=224, patch=14, width=1024, depth=24, heads=16, hidden=4096, eps=1e-5)

@@ -46,8 +46,9 @@ def captions(batch: Batch) -> Captions:
     number = torch.where(batch.document >= 0, number, -1).flatten()  # of the document that each input belongs to
     owner = number.new_full((pictures,), -1)
     owner[slots.image[:-1]] = number[slots.at[:-1]]  # the last entry fills no input (`Collator.arrays`)
-    if len(owner.unique()) != pictures:
-        raise TrainingError(f"{pictures} pictures in {len(owner.unique())} documents: pairs have one picture each")
+    documents = 1 + int((owner.diff() != 0).sum())  # in order
+    if documents != pictures:
+        raise TrainingError(f"{pictures} pictures in {documents} documents: pairs have one picture each")
     starts = ((batch.position.flatten() == 0) & (number >= 0)).nonzero().flatten()
     first = batch.ids.flatten()[starts[torch.searchsorted(number[starts], owner)]]
     said = batch.targets.get("token")
@@ -114,7 +115,7 @@ class HasCLIP(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """Trains `system.clip` to put pictures and their texts together. The whole batch is compared, so no accumulation."""
+    """Trains `system.clip` to put pictures and their texts together. The whole batch is compared: no accumulation."""
 
     whole_batch = True
 

@@ -87,9 +87,7 @@ class ReadAndTell:
             "caption": self.caption(system.qformer, system.heads_of_qformer, texts, memory, system.begin),
         }
 
-    def _contrast(
-        self, system: HasQFormer, queries: Tensor, texts: Captions
-    ) -> tuple[Tensor, Float[Tensor, "m m"]]:
+    def _contrast(self, system: HasQFormer, queries: Tensor, texts: Captions) -> tuple[Tensor, Float[Tensor, "m m"]]:
         """The loss, and how like this rank's pictures are to its texts."""
         heads = system.heads_of_qformer
         image = heads.image_features(queries).float()

@@ -31,8 +31,8 @@ from plait.nn.qformer import QFormer, QFormerConfig, QFormerHeads, TextConfig
 from plait.nn.vit import ViT
 from plait.sequence import Batch
 from plait.systems.base import Emitted, Hidden, Part, System
-from plait.systems.minigpt4 import TINY as MINIGPT4_TINY
 from plait.systems.minigpt4 import CAPTION_END, READER, MiniGPT4, MiniGPT4Config
+from plait.systems.minigpt4 import TINY as MINIGPT4_TINY
 from plait.text.pieces import SentencePiece
 
 
@@ -93,6 +93,7 @@ class Foundations(System):
         self.qformer = QFormer(config.qformer)
         self.heads_of_qformer = QFormerHeads(config.qformer, config.shared)
         self.format = self.blip2.format
+        self.pieces = text
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """BLIP-2's second stage, or the language model where there are no pictures."""
@@ -153,7 +154,7 @@ class Foundations(System):
 
     def _padded(self, texts: Items[str]) -> tuple[Tensor, Tensor]:
         """(m, t) ids as in training, from the first symbol of a document to the end of the caption; which are real."""
-        text = self.format.text
+        text = self.pieces
         rows = [torch.tensor([text.bos, *text.encode(one + CAPTION_END)]) for one in texts]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.device)
         return ids.clamp(min=0), ids >= 0

@@ -23,7 +23,7 @@ from plait.systems.base import System
 class Objective(Protocol):
     """What a stage minimises: sums per term, which the loop divides by their counts over all ranks and micro-steps.
 
-    One whose attribute `whole_batch` is true compares the elements of a step with each other: nothing can be accumulated.
+    One whose attribute `whole_batch` is true compares all that a step holds with each other: no accumulation.
     """
 
     def counts(self, batch: Batch, /) -> dict[str, float]:
@@ -158,8 +158,8 @@ class Stage:
         whole = [type(u.objective).__name__ for u in self.updates if getattr(u.objective, "whole_batch", False)]
         if whole and self.accumulate > 1:
             raise ConfigError(
-                f"accumulate {self.accumulate} with {whole[0]}, which compares the pairs of a whole step: leave it at 1 "
-                "and give more rows"
+                f"accumulate {self.accumulate} with {whole[0]}, which compares the pairs of a whole step: leave it at "
+                "1 and give more rows"
             )
         periods = [update.period for update in self.updates]
         if periods[:1] != [1] or min(periods) < 1:
