@@ -90,5 +90,5 @@ def test_as_many_patches_are_hidden_of_every_picture() -> None:
         assert hidden.any(0).all() and not hidden.all(0).any()
     with pytest.raises(ConfigError, match="1 patches"):
         hide(2, 1, 0.4, generator)
-    with pytest.raises(ConfigError, match="hidden=1.0"):
+    with pytest.raises(ConfigError, match=r"hidden=1\.0"):
         MaskedImage(hidden=1.0)
