@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.document import Document, Image
+from plait.errors import ConfigError
 from plait.images import from_array
 from plait.nn.qformer import Memory, QFormer, QFormerConfig, QFormerHeads, TextConfig
 from plait.objectives.contrastive import captions
@@ -110,6 +111,16 @@ def test_counts_and_weights() -> None:
     words = int(texts.real[:, 1:].sum())
     assert ReadAndTell().counts(given) == {"contrast": 3.0, "matching": 9.0, "caption": float(words)}
     assert ReadAndTell(scale={"matching": 0.5}).weights({}) == {"contrast": 1.0, "matching": 0.5, "caption": 1.0}
+
+
+def test_matching_may_be_asked_of_some_pairs(system: WithQFormer) -> None:
+    half, two = ReadAndTell(matched=0.5), PAIRS[:2]
+    assert half.counts(batch(two))["matching"] == 3 and half.counts(batch(PAIRS))["matching"] == 6
+    swapped = [two[1], two[0]]
+    parts = [system.losses(one, half)["matching"] for one in (two, swapped)]
+    torch.testing.assert_close(parts[0] + parts[1], system.losses(two)["matching"])
+    with pytest.raises(ConfigError, match="matched=0"):
+        ReadAndTell(matched=0)
 
 
 def test_a_picture_without_text_changes_nothing(system: WithQFormer) -> None:

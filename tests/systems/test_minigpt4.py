@@ -50,16 +50,16 @@ def conversation(picture: Picture) -> list[Turn]:
 
 def test_a_caption_is_predicted_behind_its_picture(picture: Picture) -> None:
     laid = FORMAT.layout(Document([picture(0), "a dog"]))
-    assert shown(laid) == "<8>|A DOG\n"
+    assert shown(laid) == "<16>|A DOG\n"
     assert laid.ids()[0] == PIECES.bos and laid.ids()[-1] != PIECES.eos
-    assert shown(FORMAT.layout(Document([picture(0), "a dog"]), open=True)) == "<8>|a dog"
-    assert shown(FORMAT.layout(Document(["one", picture(0)]))) == "one|<8>"
+    assert shown(FORMAT.layout(Document([picture(0), "a dog"]), open=True)) == "<16>|a dog"
+    assert shown(FORMAT.layout(Document(["one", picture(0)]))) == "one|<16>"
 
 
 def test_all_answers_of_a_conversation_are_predicted(picture: Picture) -> None:
     laid = FORMAT.layout(Document(conversation(picture)))
     assert shown(laid) == (
-        "###Human: <Img>|<8>|</Img> describe it. ###Assistant: |A DOG###|###Human: and? ###Assistant: |NO###"
+        "###Human: <Img>|<16>|</Img> describe it. ###Assistant: |A DOG###|###Human: and? ###Assistant: |NO###"
     )
     assert laid.ids().tolist().count(PIECES.bos) == 2  # before each question
 
@@ -67,7 +67,7 @@ def test_all_answers_of_a_conversation_are_predicted(picture: Picture) -> None:
 def test_an_open_conversation_is_a_chat(picture: Picture) -> None:
     laid = FORMAT.layout(Document(conversation(picture)[:3]), open=True)
     assert shown(laid).endswith(
-        "###Human: <Img>|<8>|</Img> describe it.###Assistant: a dog###Human: and?###Assistant: "
+        "###Human: <Img>|<16>|</Img> describe it.###Assistant: a dog###Human: and?###Assistant: "
     )
     assert shown(laid).startswith("Give the following image: <Img>ImageContent</Img>.")
 
@@ -105,7 +105,7 @@ def test_what_has_no_place_is_refused(picture: Picture) -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match="64 patches cannot be joined by 5"):
+    with pytest.raises(ConfigError, match="16 patches cannot be joined by 5"):
         replace(TINY, qformer=None, joined=5)
     with pytest.raises(ConfigError, match="no template 'vicuna'; there are vicuna0"):
         replace(TINY, template="vicuna")
@@ -128,7 +128,7 @@ def test_published_sizes_have_the_published_widths(size: str) -> None:
         "v2-7b": (4096, 5632),
     }
     assert tuple(projection) == wanted[size]
-    assert sizes.vectors == {"tiny": 8, "v2-7b": 256, "llama2-7b": 64}.get(size, 32)
+    assert sizes.vectors == {"tiny": 16, "v2-7b": 256, "llama2-7b": 64}.get(size, 32)
 
 
 def test_it_is_saved_loaded_and_answers(picture: Picture, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ frozen language model speaks, is `objectives.tokens.NextToken` on documents of a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from plait.errors import ConfigError
 from plait.nn.qformer import Memory, QFormer, QFormerHeads
 from plait.objectives.contrastive import Captions, captions, info_nce, same_texts
 from plait.objectives.gather import joined_rows
@@ -58,15 +60,26 @@ class ReadAndTell:
 
     smoothing: float = 0.1
     """Share of the target's mass that is spread over all candidates, in contrast and captions."""
+    matched: float = 1.0
+    """Share of the pairs that are matched; of the three losses it takes the most time, and in BLIP-2 all are."""
     scale: Mapping[str, float] = field(default_factory=dict)
     """A factor for some of the terms."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.matched <= 1:
+            raise ConfigError(f"matched={self.matched}: give a share of the pairs, above 0 and at most 1")
+
     def counts(self, batch: Batch) -> dict[str, float]:
-        """Pairs; three times as many to be matched; words."""
+        """Pairs; what is to be matched, three for each pair of which it is asked; words."""
         texts = captions(batch)
         pairs = float(texts.told.sum())
         words = float((texts.real[:, 1:] & texts.told[:, None]).sum())
-        return {"contrast": pairs, "matching": 3 * pairs, "caption": words}
+        matched = 3 * float(texts.told[: self._asked(len(texts.told))].sum())
+        return {"contrast": pairs, "matching": matched, "caption": words}
+
+    def _asked(self, pairs: int) -> int:
+        """How many of the pairs are matched: the first, since their order is random."""
+        return math.ceil(self.matched * pairs)
 
     def weights(self, counts: Mapping[str, float]) -> Mapping[str, float]:
         """1 each, as published, times its scale."""
@@ -108,16 +121,16 @@ class ReadAndTell:
         similarity: Float[Tensor, "m m"],
         generator: torch.Generator,
     ) -> Tensor:
-        alike = (texts.ids[:, None] == texts.ids).all(-1)
-        allowed = ~alike & texts.told & texts.told[:, None]
-        wrong_text = hard(similarity, allowed, generator)
-        wrong_image = hard(similarity.T, allowed, generator)
-        m = torch.arange(len(image), device=image.device)
+        m = torch.arange(self._asked(len(image)), device=image.device)
+        alike = (texts.ids[m, None] == texts.ids).all(-1)
+        allowed = ~alike & texts.told & texts.told[m, None]
+        wrong_text = hard(similarity[m], allowed, generator)
+        wrong_image = hard(similarity.T[m], allowed, generator)
         picture, text = torch.cat((m, wrong_image, m)), torch.cat((m, m, wrong_text))
         both = system.qformer.read_both(image[picture], texts.ids[text], texts.real[text])
         logits = system.heads_of_qformer.match(both[:, : system.qformer.config.queries]).float()
         labels = (torch.arange(len(logits), device=image.device) < len(m)).long()
-        worth = torch.cat((texts.told, allowed.any(1), allowed.any(1)))
+        worth = torch.cat((texts.told[m], allowed.any(1), allowed.any(1)))
         return (nn.functional.cross_entropy(logits, labels, reduction="none") * worth).sum()
 
     def caption(self, qformer: QFormer, heads: QFormerHeads, texts: Captions, memory: Memory, begin: int) -> Tensor:

@@ -74,7 +74,7 @@ TINY = FoundationsConfig(
     blip2=MINIGPT4_TINY,
     clip=CLIPConfig(
         image=replace(MINIGPT4_TINY.vision, eps=1e-5),
-        text=CLIPTextConfig(vocabulary=512, positions=96, width=96, depth=3, heads=4, hidden=384),
+        text=CLIPTextConfig(vocabulary=512, positions=96, width=96, depth=2, heads=4, hidden=384),
         shared=96,
     ),
     text=TextConfig(vocabulary=513, positions=96),
