@@ -39,6 +39,7 @@ bench: $(STAMP)  ## Run the benchmarks that need no data; each writes benchmarks
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/demo.py
 
 docs: $(STAMP)  ## Write the generated tables of the documents again

@@ -20,6 +20,7 @@ import pairs
 import results
 import torch
 from llama import SIZES, Llama, peer
+from torch import Tensor
 
 from plait.document import Document, Text
 from plait.generate.engine import GREEDY, Settings
@@ -74,11 +75,11 @@ def agree(one: list[list[int]], other: list[list[int]]) -> float:
     return round(sum(same) / len(same), 3)
 
 
-def loaded(reference: Any) -> dict[str, Model]:
-    """The models of both ways."""
+def loaded(reference: Any, vectors: Tensor | None = None) -> dict[str, Model]:
+    """The models of both ways; `vectors` are what every picture is read as."""
     models = {}
     for way in WAYS:
-        system = Llama(reference, NEW)
+        system = Llama(reference, NEW, vectors)
         pack(system)
         if way == "compiled":
             system.language.decoder.compile_step()

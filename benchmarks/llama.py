@@ -1,7 +1,7 @@
 """A text model of LLaMA's form out of Plait's parts, with the weights of a `transformers.LlamaForCausalLM` beside it.
 
-For benchmarks alone: tokens are bytes of the prompt, and what is emitted is a run of a fixed number of ids, so that
-both sides do the same work at every step.
+For benchmarks alone: tokens are bytes of the prompt, a picture is read as vectors that are given, and what is emitted
+is a run of a fixed number of ids, so that both sides do the same work at every step.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from plait.document import Document, Image, Text
 from plait.nn.attention import KVCache
 from plait.nn.llama import LLaMA, LLaMAConfig
 from plait.nn.packed import PackedLinear
-from plait.sequence import Batch, Prepare, Sequence, tokens
+from plait.sequence import Batch, Prepare, Sequence, Slot, Span, tokens
 from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, Streams, System, sight
 
 SIZES = {"10m": (256, 8, 8), "100m": (768, 12, 12)}  # width, depth, heads
 VOCABULARY = 8000
+READER = "vectors"
 LENGTH = 2048
 
 
@@ -49,12 +50,19 @@ def peer(size: str) -> Any:
 
 
 class Llama(System):
-    """Plait's parts with the peer's weights."""
+    """Plait's parts with the peer's weights.
 
-    def __init__(self, theirs: Any, emitted: int) -> None:
+    Args:
+        theirs: the peer.
+        emitted: ids of a reply.
+        vectors: what every picture is read as, (n, width).
+    """
+
+    def __init__(self, theirs: Any, emitted: int, vectors: Tensor | None = None) -> None:
         super().__init__()
         self.config = theirs.config
-        self.format = Run(emitted)
+        self.vectors = torch.empty(0, self.config.hidden_size) if vectors is None else vectors
+        self.format = Run(emitted, len(self.vectors))
         with torch.device("meta"):
             self.language = LLaMA(
                 LLaMAConfig(
@@ -72,7 +80,8 @@ class Llama(System):
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Embedding, then the decoder."""
-        x = self.language.embed(batch.ids)
+        own = {name: self.vectors.expand(len(slots.pictures), -1, -1) for name, slots in batch.slots.items()}
+        x = batch.embedded(self.language.embed, own)
         return Hidden(states=self.language(x, batch.position, sight(batch, cache)), own={})
 
     @property
@@ -113,15 +122,22 @@ class Llama(System):
 
 
 class Run(Format):
-    """A prompt's bytes, then a run of `emitted` ids; under guidance beside the prompt's first byte alone."""
+    """A prompt's pictures and bytes, then `emitted` ids; under guidance beside the prompt's first byte alone."""
 
-    def __init__(self, emitted: int) -> None:
+    def __init__(self, emitted: int, vectors: int = 0) -> None:
         self.emitted = emitted
+        self.vectors = vectors
         self.allowed = torch.ones(VOCABULARY, dtype=torch.bool)
 
     def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
-        """Bytes."""
-        return Sequence((tokens(b for piece in document if isinstance(piece, Text) for b in piece.text.encode()),))
+        """Vectors and bytes."""
+        return Sequence(
+            tuple(
+                tokens(piece.text.encode()) if isinstance(piece, Text) else Span(Slot(READER, piece), self.vectors)
+                for piece in document
+                if isinstance(piece, Text | Image)
+            )
+        )
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """One run."""
@@ -140,8 +156,8 @@ class Run(Format):
         return ""
 
     def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
-        """No pictures are read."""
-        return {}
+        """No pixel is looked at."""
+        return {READER: Prepare((3, 1, 1), lambda image, out: out.fill(0))}
 
     @property
     def max_length(self) -> int:

@@ -45,12 +45,39 @@ def decoding(size: str, generate: str, guided: str) -> list[Row]:
     ]
 
 
+def reading() -> list[Row]:
+    """The figures of parts that read pictures, and of replies to soft tokens."""
+    parts = {"tower": "EVA's tower", "qformer": "Q-Former"}
+    ways = {"built": "as built", "packed": "as loaded"}
+    said = {"packed": "as loaded", "compiled": "compiled"}
+    return [
+        *(
+            Row("reading", (part, f"batch {batch}", way), f"{text}, batch {batch}, {told}: forward", "1")
+            for part, text in parts.items()
+            for batch in ("1", "8")
+            for way, told in ways.items()
+        ),
+        *(
+            Row(
+                "reading",
+                (f"replies, {size}", f"batch {batch}", way, "peer"),
+                f"{size}, batch {batch}, {told}: replies to 32 vectors and 32 ids",
+                aim,
+            )
+            for size, aim in (("10m", "2"), ("100m", "1.15"))
+            for batch in ("1", "8")
+            for way, told in said.items()
+        ),
+    ]
+
+
 ROWS = (
     Row("step", ("padded",), "packed step, against one document a row", "2"),
     Row("step", ("plain, packed",), "packed step, against a plain loop on the same rows, dense mask", "1"),
     Row("step", ("plain, padded",), "packed step, against a plain loop on padded rows", "1"),
     *decoding("10m", "2", "2"),
     *decoding("100m", "1.15", "1.3"),
+    *reading(),
     Row("loader", ("loader",), "loader, against bare decoding", "0.97"),
     Row("loader", ("fast",), "fast way to read JPEG, against the exact one", "1.8"),
 )
@@ -68,7 +95,8 @@ the versions. `python benchmarks/<name>.py` measures again. Two cores, no GPU.
 ## Side by side
 
 How many times as fast Plait is as what stands beside it: the median over pairs of runs in one process, with quartiles.
-The peer in decoding is transformers' `LlamaForCausalLM` with the same weights; bare products are the matrix products
+The peer in decoding is transformers' `LlamaForCausalLM` with the same weights, that of EVA's tower and the Q-Former its
+`Blip2VisionModel` and `Blip2QFormerModel`; bare products are the matrix products
 of the same work by PyTorch's linear layers and nothing else, or by packed ones, where 1 cannot be passed. As loaded:
 what `plait.load` gives; compiled: with `compile=True`, which takes some minutes at first.
 

@@ -155,17 +155,17 @@ def squash(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
     return picture.resize((size, size), PIL.Image.Resampling.BICUBIC)
 
 
-def crop_and_squash(
-    picture: PIL.Image.Image, size: int, generator: np.random.Generator, scale: tuple[float, float] = (0.5, 1.0)
+def random_part(
+    picture: PIL.Image.Image, generator: np.random.Generator, scale: tuple[float, float] = (0.5, 1.0)
 ) -> PIL.Image.Image:
-    """`squash` of a random part (MiniGPT-4's first release, in training).
+    """A random part of a picture, as it is (MiniGPT-4's first release, in training, before `squash`).
 
     Its share of the area is uniform within `scale`; the logarithm of its width to height is uniform between those of
     3/4 and 4/3. A part that does not fit is drawn again, ten times in all; then it is the largest in the middle whose
     ratio is within these bounds.
     """
     left, top, width, height = _part(picture.width, picture.height, generator, scale)
-    return squash(picture.crop((left, top, left + width, top + height)), size)
+    return picture.crop((left, top, left + width, top + height))
 
 
 def fast_square(content: bytes, size: int) -> NDArray[np.float32] | None:
@@ -200,7 +200,7 @@ def _sides(width: int, height: int, size: int) -> tuple[int, int]:
 def _part(
     width: int, height: int, generator: np.random.Generator, scale: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a random part of a picture (see `crop_and_squash`)."""
+    """Left, top, width and height of a random part of a picture (see `random_part`)."""
     least, most = 3 / 4, 4 / 3
     for _ in range(10):
         area = width * height * generator.uniform(*scale)

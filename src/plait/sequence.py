@@ -29,7 +29,7 @@ from plait.errors import DocumentError, ImageError, TrainingError
 
 Ids = NDArray[np.int64]
 Weights = NDArray[np.float32]
-PackPolicy = Literal["isolated", "stream"]
+PackPolicy = Literal["isolated", "alone", "stream"]
 Transform = Callable[["Sequence", np.random.Generator], "Sequence"]
 
 OWN_INPUT = None  # a target's value: what the model itself puts at that element, gradient stopped

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from plait.checkpoints import directory
-from plait.checkpoints.directory import find, load, save
+from plait.checkpoints.directory import find, load, save, take
 from plait.errors import CheckpointError, ConfigError
 from plait.systems.cm3leon import TINY, CM3Leon
 from plait.text.bpe import BPE
@@ -251,3 +251,51 @@ def test_find(saved, tmp_path):
         find(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="0 checkpoints of which none is complete"):
         find(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------- parts
+
+
+def again(system, width=24):
+    torch.manual_seed(9)
+    return CM3Leon(replace(system.config, width=width), system.format.text)
+
+
+def test_a_part_is_taken_and_the_others_stay(system, saved):
+    other = again(system)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    take(other, saved, {"decoder": "decoder", "embed": "embed"})
+    mine, theirs = other.state_dict(), system.state_dict()
+    taken = {
+        name for name in mine if torch.equal(mine[name], theirs[name]) and not torch.equal(mine[name], before[name])
+    }
+    expected = {name for name in mine if name.startswith(("decoder.", "embed.")) and theirs[name].numel()}
+    assert {name for name in expected if not torch.equal(before[name], theirs[name])} == taken
+    assert all(torch.equal(mine[name], before[name]) for name in mine.keys() - expected)
+
+
+def test_a_part_is_taken_in_the_type_that_it_has_here(system, tmp_path):
+    torch.manual_seed(1)
+    saved = save(CM3Leon(system.config, system.format.text).to(torch.bfloat16), tmp_path / "half")
+    other = again(system)
+    take(other, saved, {"decoder": "decoder"})
+    assert {weight.dtype for weight in other.decoder.parameters()} == {torch.float32}
+    half = load(saved).decoder.state_dict()
+    assert all(torch.equal(tensor, half[name].float()) for name, tensor in other.decoder.state_dict().items())
+
+
+def test_parts_that_do_not_fit_are_not_taken(system, saved):
+    with pytest.raises(CheckpointError, match="the system has no part 'decodr'; did you mean 'decoder'"):
+        take(again(system), saved, {"decodr": "decoder"})
+    with pytest.raises(CheckpointError, match=r"model has no part 'encoder'; did you mean 'decoder'"):
+        take(again(system), saved, {"decoder": "encoder"})
+    with pytest.raises(CheckpointError, match=r"model/decoder: \S+ has the shape \[.*24.*\] but the configuration"):
+        take(again(system, 48), saved, {"decoder": "decoder"})
+    with pytest.raises(CheckpointError, match=r"8 tensors missing: blocks.*1 not expected: weight"):
+        take(again(system), saved, {"decoder": "embed"})
+    tensors = load_file(saved / "model.safetensors")
+    name = next(name for name in tensors if name.startswith("decoder."))
+    tensors[name] += 1
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match="the fingerprint of part 'decoder'"):
+        take(again(system), saved, {"decoder": "decoder"})

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plait.data.crops import RandomCrop
 from plait.data.packs import Arrays, Data, Elements, Loader, in_order
 from plait.data.shapes import Shapes
 from plait.data.shards import ShardSource, ShardWriter
@@ -404,3 +405,23 @@ def test_worker_processes_change_nothing(data: Data, format: CM3LeonFormat) -> N
 def test_a_source_of_something_else_is_refused(format: CM3LeonFormat) -> None:
     with pytest.raises(ConfigError, match="of the sources texts is a str: give Documents"):
         Elements(plain(["a", "b"]), format)[0]
+
+
+def test_a_document_alone_has_a_row_of_its_own(format: CM3LeonFormat) -> None:
+    elements = Elements(plain(texts(18), policy="alone", rows=3, length=20, shuffle=False), format)
+    laid = [format.layout(document) for document in texts(18)]
+    for k in range(7):
+        arrays = elements[k]
+        assert arrays["document"].max() == 0
+        inputs = [min(len(laid[i % 18]) - 1, 20) for i in range(3 * k, 3 * k + 3)]
+        assert (arrays["document"] == 0).sum(1).tolist() == inputs
+    assert sum(int(elements[k]["cut"]) for k in range(4)) == sum(len(laid[i]) > 21 for i in range(12))
+
+
+def test_pictures_by_themselves_are_transformed_too(format: CM3LeonFormat, picture: Picture) -> None:
+    documents = [Document([picture(i), picture(i + 50)]) for i in range(6)]
+    data = plain(documents, reads="pictures", length=15, rows=4, transforms=(RandomCrop(scale=(0.3, 0.5)),))
+    arrays, whole = Elements(data, format)[0], Elements(replace(data, transforms=()), format)[0]
+    for part, picture_ in zip(arrays["slots/vqgan/pictures"], whole["slots/vqgan/pictures"], strict=True):
+        assert not np.array_equal(part, picture_)
+    assert same(arrays, Elements(data, format)[0])

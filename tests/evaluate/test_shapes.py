@@ -16,7 +16,15 @@ from plait.data.shapes.world import Object, Scene, SceneImage
 from plait.document import Document, Image, Text
 from plait.errors import ConfigError
 from plait.evaluate import TASKS, evaluate, find
-from plait.evaluate.shapes import Held, ShapesCaption, ShapesDraw, ShapesQuestions, majority, tasks
+from plait.evaluate.shapes import (
+    Held,
+    ShapesCaption,
+    ShapesDescription,
+    ShapesDraw,
+    ShapesQuestions,
+    majority,
+    tasks,
+)
 from plait.generate.engine import Reply
 from plait.generate.model import Model
 from plait.systems.cm3leon import TINY, CM3Leon
@@ -88,6 +96,29 @@ def test_who_knows_scores_one(perfect):
     for kind, scores in perfect["vqa"]["by_kind"].items():
         assert scores["accuracy"] == 1, kind
         assert scores["blind_accuracy"] < 0.9, kind
+
+
+def test_descriptions_that_fail_are_counted_by_their_fault():
+    says = {
+        1: "a small ring at the top",
+        2: "a small red ring at the top, a small red ring at the top.",
+    }
+
+    class Failing(Oracle):
+        """Says a fragment of one object, something twice of two, nothing of three."""
+
+        def answer(self, document):
+            return [Text(says[len(scene)])] if len(scene := document.images[0].source.scene) < 3 else []
+
+    (right, wrong) = (ShapesDescription(held=HELD).run(model) for model in (Oracle(HELD), Failing(HELD)))
+    assert right["failed"] == 0 and set(right["by_fault"].values()) == {0}
+    assert (wrong["failed"], wrong["n"]) == (1, 60)
+    assert wrong["by_fault"] == {"empty": 0, "foreign": 0, "repetition": 0.5, "fragment": 0.5}
+    assert wrong["by_objects"]["3"] == {"failed": 1, "n": 10} and wrong["by_pairs"]["never seen"]["n"] == 24
+    says[1] = says[2] = "le rouge."
+    assert ShapesDescription(held=HELD).run(Failing(HELD))["by_fault"]["foreign"] == 1
+    says[1] = "a big red ring in the middle."  # wrong, and a description all the same
+    assert ShapesDescription(held=HELD).run(Failing(HELD))["failed"] == 0.5
 
 
 def test_the_groups(perfect):

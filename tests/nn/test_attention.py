@@ -426,3 +426,17 @@ def test_rows_of_equal_length_after_a_step_may_have_been_fed_differently() -> No
     rows.feed([3, 2])
     rows.feed([0, 1])
     rows.feed([1, 1])
+
+
+@torch.no_grad()
+def test_memory_is_taken_for_the_rows_in_use() -> None:
+    rows = Rows(model(), KVCache(1000))
+    rows.feed([2, 3])
+    few = _bytes(rows.cache)
+    assert 0 < few < 100_000
+    rows.feed([1, 1, 4])  # a third row
+    assert _bytes(rows.cache) == 2 * few
+
+
+def _bytes(cache: KVCache) -> int:
+    return sum(storage.nbytes for pair in cache._layers for storage in pair)

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from plait.errors import ConfigError, InputError
-from plait.nn.lora import LoRA, add, merge
+from plait.nn.attention import SelfAttention
+from plait.nn.lora import LoRA, LoRAConfig, adapt, add, merge
+from plait.nn.positions import NoRotation
 
 X = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
 
@@ -62,7 +64,24 @@ def test_adapters_are_put_on_and_merged() -> None:
     torch.testing.assert_close(model(X), before, atol=1e-5, rtol=1e-5)
 
 
+def test_every_self_attention_is_adapted() -> None:
+    model = nn.ModuleList(SelfAttention(8, 2, NoRotation()) for _ in range(2))
+    adapt(model, LoRAConfig(rank=3, alpha=6.0, dropout=0.5, layers=("v", "q")))
+    for attention in model:
+        layer = attention.get_submodule("qkv")
+        assert isinstance(layer, LoRA)
+        assert (layer.on, layer.scale, layer.dropout.p) == ((2, 0), 2.0, 0.5)
+        assert layer.down.shape == (2, 3, 8) and layer.up.shape == (2, 8, 3)
+    with pytest.raises(InputError, match=r"0.qkv is a LoRA: adapters go on linear layers"):
+        adapt(model, LoRAConfig())
+    with pytest.raises(InputError, match="Linear has no self-attention"):
+        adapt(nn.Linear(1, 1), LoRAConfig())
+
+
 def test_what_does_not_fit_is_refused() -> None:
+    for wrong in ({"rank": 0}, {"layers": ()}, {"layers": ("q", "q")}):
+        with pytest.raises(ConfigError, match="give a rank of at least 1 and some of q, k, v, each once"):
+            LoRAConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="12 rows do not divide into 5 parts"):
         adapted(parts=5)
     with pytest.raises(ConfigError, match=r"adapters on parts \(3,\) of 3: give numbers from 0 to 2"):

@@ -255,7 +255,7 @@ def asked(golden: Golden) -> list[str]:
 def loss_stage1(golden: Golden, plain: MiniGPT4) -> None:
     settings = golden.settings
     assert settings["end_sym"] == CAPTION_END
-    format = MiniGPT4Format(replace(plain.config, max_answer=settings["max_txt_len"]), plain.format.text)
+    format = MiniGPT4Format(replace(plain.config, max_caption=settings["max_txt_len"]), plain.format.text)
     pictures = numbered(len(settings["answers"]))
     rows = [
         format.layout(Document([picture, caption(answer)]))

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from plait import recipes
 from plait.config import from_plain, read_yaml, to_plain
 from plait.data.shards import ShardSource, ShardWriter
-from plait.document import Document
+from plait.document import Document, Image
 from plait.errors import ConfigError, InputError
 from plait.recipes import find
 from plait.train.run import Run
@@ -22,6 +23,8 @@ NAMES = [
     for found in pkgutil.iter_modules(recipes.__path__)
     for size in importlib.import_module(f"plait.recipes.{found.name}").RECIPES
 ]
+NEEDED = {"minigpt4/paper": ("base", "data", "curated"), "minigpt4/v2": ("base", "data")}
+"""Arguments without a default: directories."""
 FILE = """
 from __future__ import annotations
 
@@ -106,9 +109,12 @@ def test_a_wrong_name_is_told_the_nearest(address: str, message: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_can_be_written_down(name: str, tmp_path: Path) -> None:
-    recipe = find(name)
+    with ShardWriter(tmp_path / "data") as writer:
+        writer.add("one", Document(["a caption", Image(PIL.Image.new("RGB", (8, 8)))]))
+    given = [f"{argument}={tmp_path / 'data'}" for argument in NEEDED.get(name, ())]
+    recipe = find(name, given)
     Run(recipe, tmp_path / "run")
-    Run(find(name), tmp_path / "run")  # config.yaml, read again, is the same recipe
+    Run(find(name, given), tmp_path / "run")  # config.yaml, read again, is the same recipe
     written = read_yaml(tmp_path / "run" / "config.yaml")
     assert written["name"] == name
     for stage, plain in zip(recipe.stages, written["stages"], strict=True):

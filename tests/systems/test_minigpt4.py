@@ -13,14 +13,15 @@ import torch
 import plait
 from plait.checkpoints.directory import load, save
 from plait.document import Blank, Document, Image, Text, Turn, Video
-from plait.errors import ConfigError, DocumentError
+from plait.errors import ConfigError, DocumentError, InputError
+from plait.nn.lora import LoRAConfig
 from plait.sequence import Sequence, Slot
 from plait.systems.minigpt4 import SIZES, TINY, MiniGPT4, MiniGPT4Format, build
 from plait.text.pieces import SentencePiece
 from plait.text.templates import ALIGNMENT
 
 PIECES = SentencePiece.train(ALIGNMENT, 320)
-FORMAT = MiniGPT4Format(TINY, PIECES)
+FORMAT = MiniGPT4Format(replace(TINY, template="vicuna0"), PIECES)
 Picture = Callable[[int], Image]
 
 
@@ -72,17 +73,30 @@ def test_an_open_conversation_is_a_chat(picture: Picture) -> None:
     assert shown(laid).startswith("Give the following image: <Img>ImageContent</Img>.")
 
 
+def test_a_plain_chat_asks_as_training_did(picture: Picture) -> None:
+    assert TINY.template == "plain"
+    plain = MiniGPT4Format(TINY, PIECES)
+    asked = plain.layout(Document(conversation(picture)[:1]), open=True)
+    trained = plain.layout(Document(conversation(picture)[:2]))
+    assert shown(asked) == "[INST] <Img>|<8>|</Img> describe it. [/INST]"
+    assert asked.ids().tolist() == trained.ids().tolist()[: len(asked)]
+    assert trained.ids()[-1] == PIECES.eos
+
+
 def test_contexts_and_answers_are_cut(picture: Picture) -> None:
     short = MiniGPT4Format(replace(TINY, max_context=12, max_answer=3), PIECES)
     laid = short.layout(Document(conversation(picture)[:2]))
     assert len(laid) == 1 + 12 + 3
     assert len(short.layout(Document(conversation(picture)))) == 1 + 12 + 3
+    caption = MiniGPT4Format(replace(TINY, max_caption=2), PIECES)
+    assert len(caption.layout(Document([picture(0), "a dog and a cat"]))) == 1 + 8 + 2
+    assert len(caption.layout(Document([picture(0), picture(1), "a dog and a cat"]))) == 1 + 16 + 2
 
 
 def test_the_padding_piece_is_no_target() -> None:
     padding = PIECES.encode("x")[-1]
     pieces = SentencePiece(PIECES.model, pad=PIECES._pieces.id_to_piece(padding))
-    laid = MiniGPT4Format(TINY, pieces).sequence(["a"], ["xyx"])
+    laid = MiniGPT4Format(FORMAT.config, pieces).sequence(["a"], ["xyx"])
     (target,) = laid.spans[-1].targets
     assert target.value is not None
     answer = PIECES.encode("xyx###")
@@ -141,6 +155,31 @@ def test_it_is_saved_loaded_and_answers(picture: Picture, tmp_path: Path) -> Non
     again = load(tmp_path / "saved")
     assert isinstance(again, MiniGPT4) and again.config == model.system.config
     assert plait.load(tmp_path / "saved").generate(asked, max_new_tokens=5).runs[0].ids == said.runs[0].ids
+
+
+def test_adapters_are_saved_loaded_and_merged(picture: Picture, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    system = build("tiny").eval()
+    batch = system.format.collator()([[FORMAT.layout(Document(conversation(picture)))]])
+    plain = system(batch).states
+    system.adapt(LoRAConfig(rank=2, alpha=4.0, layers=("q", "v")))
+    assert torch.equal(system.eval()(batch).states, plain)
+    with pytest.raises(InputError, match="has adapters already"):
+        system.adapt(LoRAConfig())
+    ups = [weight for name, weight in system.named_parameters() if name.endswith("qkv.up")]
+    assert len(ups) == TINY.language.depth
+    for up in ups:
+        torch.nn.init.normal_(up, std=0.02)
+    adapted = system(batch).states
+    assert not torch.allclose(adapted, plain, atol=1e-2)
+    save(system, tmp_path / "adapted")
+    again = load(tmp_path / "adapted")
+    assert again.config.lora == LoRAConfig(rank=2, alpha=4.0, layers=("q", "v"))
+    assert torch.equal(again(batch).states, adapted)
+    system.merge()
+    torch.testing.assert_close(system(batch).states, adapted, atol=1e-5, rtol=1e-5)
+    save(system, tmp_path / "merged")
+    assert torch.equal(load(tmp_path / "merged")(batch).states, system(batch).states)
 
 
 def test_a_reply_is_cut_at_the_symbols_of_the_template() -> None:

@@ -112,8 +112,9 @@ def test_the_other_instructions() -> None:
         "vicuna0": ["###Human: Hello ###Assistant: "],
         "llama2": ["[INST] Hello [/INST] "],
         "minigptv2": ["[INST] Hello [/INST]"],
+        "plain": ["[INST] Hello [/INST]"],
     }
-    assert [INSTRUCTIONS[name].end for name in texts] == ["###", "</s>", "</s>"]
+    assert [INSTRUCTIONS[name].end for name in texts] == ["###", "</s>", "</s>", "</s>"]
 
 
 def test_places_are_filled_in_order() -> None:

@@ -246,6 +246,43 @@ def test_a_finished_run_only_writes_its_report_again(whole: Path, recipe: Recipe
     assert recipe.tasks[0].calls == []  # type: ignore[attr-defined]
 
 
+def test_tasks_of_a_stage_are_scored_at_its_end(recipe: Recipe, tmp_path: Path) -> None:
+    early, late = Counting(name="early"), Counting(name="late")
+    first, second = recipe.stages
+    staged = replace(
+        recipe, stages=(replace(first, tasks=(early, late)), replace(second, tasks=(replace(early, name="counting"),)))
+    )
+    value = {"answer": 42, "n": 1}
+
+    def broken(model: Any) -> Mapping[str, Any]:
+        raise Killed
+
+    object.__setattr__(late, "run", broken)  # killed between two tasks: the first is not scored again
+    with pytest.raises(Killed):
+        go(staged, tmp_path / "run")
+    scores = tmp_path / "run" / "scores.json"
+    assert json.loads(scores.read_text()) == {"tokenizer": {"early": value}}
+    object.__delattr__(late, "run")
+    go(staged, tmp_path / "run")
+    assert len(early.calls) == 2 and len(late.calls) == 1  # early's list is shared with the second stage's task
+    wanted = {"tokenizer": {"early": value, "late": value}, "pretrain": {"counting": value}, "counting": value}
+    assert json.loads(scores.read_text()) == wanted
+    go(replace(recipe, tasks=()), tmp_path / "run")  # tasks do not make another run of it
+
+
+def test_stage_scores_do_not_change_what_follows(whole: Path, recipe: Recipe, tmp_path: Path) -> None:
+    class Drawing:
+        name = "drawing"
+
+        def run(self, model: Any) -> Mapping[str, Any]:
+            model.system.eval()
+            return {"drawn": float(torch.rand(()))}
+
+    tasked = replace(recipe, stages=tuple(replace(stage, tasks=(Drawing(),)) for stage in recipe.stages))
+    go(tasked, tmp_path / "run")
+    assert same(tmp_path / "run", whole)
+
+
 def test_a_stage_is_shortened_but_never_lengthened(recipe: Recipe) -> None:
     stages = shortened(replace(recipe, stages=(recipe.stages[0], replace(recipe.stages[1], steps=2))), 4).stages
     assert [stage.steps for stage in stages] == [4, 2]

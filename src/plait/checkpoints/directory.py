@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from plait.checkpoints.outside import code_of, fingerprint, from_file
 from plait.config import from_plain, to_plain
-from plait.errors import CheckpointError, ConfigError, listed
+from plait.errors import CheckpointError, ConfigError, hint, listed
 from plait.systems.base import System
 
 CONFIG = "config.json"
@@ -62,11 +62,11 @@ def save(
     tensors = {n: tensor.detach().contiguous() for n, tensor in (state or system.state_dict()).items()}
     description = {
         "plait": importlib.metadata.version("plait"),
-        "system": f"{type(system).__module__}:{type(system).__qualname__}",
+        "system": f"{_class_of(system).__module__}:{_class_of(system).__qualname__}",
         "config": to_plain(system.config),
         "parts": _describe(system, {name: _digest(name, tensor) for name, tensor in tensors.items()}),
     }
-    if code := code_of(type(system)):
+    if code := code_of(_class_of(system)):
         description["code"] = code.to_json()
     folder = out.with_name(f".{out.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted save left
@@ -188,6 +188,33 @@ def code_state(description: Mapping[str, Any]) -> str | None:
     now = fingerprint(Path(code["file"]))
     state = "not there" if now is None else "unchanged" if now == code["fingerprint"] else "changed since"
     return f"{code['file']} ({state})"
+
+
+def take(system: System, directory: str | Path, parts: Mapping[str, str]) -> None:
+    """Fills parts of a system with those of another that was saved, in the types that they have here.
+
+    Args:
+        directory: a Plait directory, or a run, of one of Plait's systems.
+        parts: the name of a part of `system` -> that of the part to take.
+
+    Raises:
+        CheckpointError: as `load`; no such part, or tensors that do not fit.
+    """
+    other = load(directory)
+    for mine, theirs in parts.items():
+        for name, where, among in ((mine, "the system", system.parts), (theirs, str(directory), other.parts)):
+            if name not in among:
+                raise CheckpointError(f"{where} has no part {name!r}; {hint(name, among)}")
+        module, state = system.parts[mine].module, other.parts[theirs].module.state_dict()
+        wanted, given = ({name: tuple(t.shape) for name, t in of.items()} for of in (module.state_dict(), state))
+        _compare(wanted, given, Path(directory) / theirs)
+        module.load_state_dict(state)
+
+
+def _class_of(system: System) -> type[System]:
+    """The class as it is written: a sharded system is of one that torch made on top of it."""
+    made = [cls for cls in type(system).__mro__ if any(base.__name__ == "FSDPModule" for base in cls.__mro__)]
+    return cast("type[System]", next(cls for cls in type(system).__mro__ if cls not in made))
 
 
 def _system_class(description: Mapping[str, Any], given: str | None, folder: Path) -> type[System]:

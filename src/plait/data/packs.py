@@ -54,6 +54,7 @@ class Data:
     length: int
     """Inputs in a row."""
     policy: PackPolicy = "isolated"
+    """Isolated: documents share rows, and do not see each other; alone: each has a row; stream: joined, and cut."""
     reads: Literal["documents", "pictures"] = "documents"
     """Pictures: each picture by itself, for what is trained on pixels."""
     transforms: tuple[Transform, ...] = ()
@@ -167,7 +168,7 @@ class Elements:
             except DocumentError:
                 skipped += 1
                 continue
-            if self.data.policy == "isolated":
+            if self.data.policy != "stream":
                 limit = self.data.length + 1
                 cut += sum(len(sequence) > limit for sequence in made)
                 made = [sequence.cut(0, limit) for sequence in made]
@@ -176,6 +177,8 @@ class Elements:
             blocks = pack_stream(sequences, self.data.length)
             blocks = [self._transformed(block, number, i) for i, block in enumerate(blocks)]
             rows = [[block.cut(0, self.data.length + 1)] for block in blocks if len(block) > 1]  # one predicts nothing
+        elif self.data.policy == "alone":
+            rows = [[sequence] for sequence in sequences]
         else:
             packs = pack_isolated([len(sequence) for sequence in sequences], self.data.length)
             rows = [[sequences[i] for i in pack] for pack in packs]
@@ -193,12 +196,16 @@ class Elements:
             names = ", ".join(self.data.sources)
             raise ConfigError(f"document {g} of the sources {names} is a {type(document).__name__}: give Documents")
         if self.data.reads == "pictures":
-            return [Sequence((span,)) for span in self.format.picture_spans(document)]
+            spans = self.format.picture_spans(document)
+            return [self._transformed(Sequence((span,)), g, i) for i, span in enumerate(spans)]
         sequence = self.format.layout(document, generator=np.random.default_rng((self.data.seed, g)))
         return [sequence if self.data.policy == "stream" else self._transformed(sequence, g)]
 
     def _transformed(self, sequence: Sequence, *number: int) -> Sequence:
-        """The sequence after all transforms, which draw by its number: a document's, or (window, block) after a cut."""
+        """The sequence after all transforms, which draw by its number.
+
+        That of a document, (document, picture), or (window, block) after a cut.
+        """
         random = np.random.default_rng((self.data.seed, 1, *number))
         for transform in self.data.transforms:
             sequence = transform(sequence, random)

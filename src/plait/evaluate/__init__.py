@@ -37,6 +37,7 @@ Factory = Callable[[int | None], Sequence[Task]]
 TASKS: dict[str, Factory] = {
     "shapes": shapes.tasks,
     "shapes/caption": lambda limit: [shapes.ShapesCaption(held=shapes.Held.at_most(limit))],
+    "shapes/description": lambda limit: [shapes.ShapesDescription(held=shapes.Held.at_most(limit))],
     "shapes/vqa": lambda limit: [shapes.ShapesQuestions(held=shapes.Held.at_most(limit))],
     "shapes/retrieval": lambda limit: [ShapesRetrieval.at_most(limit)],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],

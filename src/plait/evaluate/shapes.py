@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from plait.data.shapes import language, oracle
 from plait.data.shapes.questions import KINDS, Question, correct
@@ -139,16 +139,24 @@ class ShapesCaption:
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"object_f1", "unread", "n", "by_objects", "by_pairs"}."""
-        items = self.held.items()
-        replies = model.generate([self._prompt(item) for item in items], Settings(max_new_tokens=CAPTION_TOKENS))
-        said = [reply.text if self.asked else reply.text.partition("\n")[0] for reply in replies]
-        return _scores([_Mark(item, text) for item, text in zip(items, said, strict=True)], _object_f1)
+        return _scores(_described(self.held, model, self.asked), _object_f1)
 
-    def _prompt(self, item: Item) -> Document:
-        picture = self.held.picture(item.example.scene)
-        if not self.asked:
-            return Document([picture])
-        return Document([Turn("user", [picture, Text(language.REQUESTS[item.number % len(language.REQUESTS)])])])
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesDescription:
+    """Describe the picture. Scores by the share of descriptions that failed as language, whatever they say of it.
+
+    Failures, as MiniGPT-4's paper has them (section 4.3): repetition, fragments, words that are none of the world's
+    (`plait.data.shapes.language.fault`).
+    """
+
+    name: ClassVar[str] = "description"
+    held: Held = field(default_factory=Held)
+
+    def run(self, model: Model) -> dict[str, Any]:
+        """{"failed", "n", "by_fault", "by_objects", "by_pairs"}."""
+        marks = _described(self.held, model)
+        return {**_scores(marks, _failed), "by_fault": _by_fault(marks)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +224,19 @@ class ShapesDraw:
         return _scores(marks, _object_accuracy)
 
 
+def _described(held: Held, model: Model, asked: bool = True) -> list[_Mark]:
+    """Each scene with what the model says when it is asked to describe it, or in the first line after its picture."""
+    items = held.items()
+    pictures = [held.picture(item.example.scene) for item in items]
+    prompts = [Document([picture]) for picture in pictures]
+    if asked:
+        requests = [Text(language.REQUESTS[item.number % len(language.REQUESTS)]) for item in items]
+        prompts = [Document([Turn("user", [*pair])]) for pair in zip(pictures, requests, strict=True)]
+    replies = model.generate(prompts, Settings(max_new_tokens=CAPTION_TOKENS))
+    said = [reply.text if asked else reply.text.partition("\n")[0] for reply in replies]
+    return [_Mark(item, text) for item, text in zip(items, said, strict=True)]
+
+
 def tasks(limit: int | None = None) -> tuple[ShapesCaption, ShapesQuestions, ShapesDraw]:
     """All three, on the same scenes: at most `limit` of each group."""
     held = Held.at_most(limit)
@@ -266,6 +287,16 @@ def _object_f1(marks: Sequence[_Mark]) -> dict[str, Any]:
     total = Counts(*(sum(column) for column in zip(*found, strict=True)))
     unread = sum(language.parse(mark.value) is None for mark in marks)
     return {"object_f1": total.f1, "unread": unread / len(marks), "n": len(marks)}
+
+
+def _failed(marks: Sequence[_Mark]) -> dict[str, Any]:
+    return {"failed": _mean(language.fault(mark.value) is not None for mark in marks), "n": len(marks)}
+
+
+def _by_fault(marks: Sequence[_Mark]) -> dict[str, float]:
+    """The share of each fault, of those that count at the top."""
+    faults = [language.fault(mark.value) for mark in marks if mark.item.counts]
+    return {name: faults.count(name) / len(faults) for name in get_args(language.Fault)}
 
 
 def _mark(item: Item, question: Question, reply: Reply) -> _Mark:

@@ -108,8 +108,7 @@ class Model:
         if settings.beams > 1:
             replies = [search(self.system, document, one) for document, one in zip(asked, each, strict=True)]
         else:
-            rows = sum(len(self.format.streams(document, settings.guidance).rows) for document in asked)
-            replies = Engine(self.system, min(rows, self.rows)).run(asked, each)
+            replies = Engine(self.system, self.rows).run(asked, each)
         return replies[0] if isinstance(documents, Document) else replies
 
     def stream(
@@ -124,7 +123,7 @@ class Model:
         if settings.beams > 1:
             yield from search(self.system, document, settings)
             return
-        engine = Engine(self.system, len(self.format.streams(document, settings.guidance).rows))
+        engine = Engine(self.system, self.rows)
         number = engine.submit(document, settings)
         at, drawn, said = 0, 0, ""  # the run that is being told, pictures before it, and what was told of it
         while engine.busy:

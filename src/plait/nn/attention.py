@@ -307,15 +307,18 @@ class KVCache:
     The rows in use are always 0 .. n - 1: `move` fills the gap that a finished row leaves.
 
     Args:
-        capacity: elements a row can hold. None: grows by doubling as needed; a number: fixed, beyond it is an error.
+        rows: at most so many.
+        capacity: elements a row can hold. None: memory for rows and elements is taken by doubling, as needed; a number:
+            all of it at once, and more elements are an error.
     """
 
     def __init__(self, rows: int, capacity: int | None = None) -> None:
         self.fixed = capacity is not None
         self.capacity = capacity or 0
         self.rows = rows
+        self._held = rows if self.fixed else 0  # rows that there is memory for
         self.lengths = torch.zeros(rows, dtype=torch.long)
-        self._layers: list[tuple[Tensor, Tensor]] = []  # (rows, h, capacity + 1, d) twice, one pair a layer
+        self._layers: list[tuple[Tensor, Tensor]] = []  # (held, h, capacity + 1, d) twice, one pair a layer
         self._use: _Use | None = None
 
     def advance(self, counts: Int[Tensor, " n"], block: Int[Tensor, "n t"] | None = None) -> Int[Tensor, "n t"]:
@@ -334,8 +337,7 @@ class KVCache:
         before = self.lengths[:n].clone()
         after = before + counts
         need = int(after.max())
-        if need > self.capacity:
-            self._grow(need)
+        self._take(n, need)
         self.lengths[:n] = after
         position = place = before[:, None] + order
         if int(counts.min()) < t:  # there are fillers
@@ -374,8 +376,7 @@ class KVCache:
     def adopt(self, other: KVCache, first: int) -> None:
         """Takes over the rows of a cache that was filled apart, as rows from `first` on."""
         length = int(other.lengths.max())
-        if length > self.capacity:
-            self._grow(length)
+        self._take(first + other.rows, length)
         self.lengths[first : first + other.rows] = other.lengths
         for layer, pair in enumerate(other._layers):
             for own, theirs in zip(self._storage(layer, pair[0].transpose(1, 2)), pair, strict=True):
@@ -394,6 +395,7 @@ class KVCache:
         n = len(index)
         if torch.equal(index.cpu(), torch.arange(n)):
             return
+        self._take(n, 0)
         self.lengths[:n] = self.lengths[index.cpu()]
         length = int(self.lengths[:n].max())
         for pair in self._layers:
@@ -408,16 +410,25 @@ class KVCache:
         """That of a layer with keys (..., h, d)."""
         while len(self._layers) <= layer:
             *_, heads, width = like.shape
-            shape = (self.rows, heads, self.capacity + 1, width)
+            shape = (self._held, heads, self.capacity + 1, width)
             self._layers.append((like.new_zeros(shape), like.new_zeros(shape)))
         return self._layers[layer]
 
-    def _grow(self, need: int) -> None:
-        if self.fixed:
+    def _take(self, rows: int, need: int) -> None:
+        """Room for `need` elements in each of so many rows."""
+        if need > self.capacity and self.fixed:
             raise InputError(
                 f"{need} elements in a cache of {self.capacity}: give a larger capacity or shorter prompts"
             )
-        more = max(need, 2 * self.capacity, 64) - self.capacity
-        self.capacity += more
-        pad = nn.functional.pad
-        self._layers = [(pad(keys, (0, 0, 0, more)), pad(values, (0, 0, 0, more))) for keys, values in self._layers]
+        longer = max(need, 2 * self.capacity, 64) - self.capacity if need > self.capacity else 0
+        more = min(self.rows, max(rows, 2 * self._held)) - self._held if rows > self._held else 0
+        if longer or more:
+            self.capacity += longer
+            self._held += more
+            self._layers = [
+                (_padded(keys, more, longer), _padded(values, more, longer)) for keys, values in self._layers
+            ]
+
+
+def _padded(storage: Float[Tensor, "r h n d"], rows: int, elements: int) -> Tensor:
+    return nn.functional.pad(storage, (0, 0, 0, elements, 0, 0, 0, rows))

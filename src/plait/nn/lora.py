@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from plait.errors import ConfigError, InputError
+from plait.nn.attention import SelfAttention
+
+_LAYERS = ("q", "k", "v")  # as they stand in SelfAttention.qkv
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Adapters on every self-attention of a module; those of MiniGPT-v2 where nothing is given.
+
+    Raises:
+        ConfigError: a rank below 1, or layers that are none of q, k and v, or named twice.
+    """
+
+    rank: int = 64
+    alpha: float = 16.0
+    dropout: float = 0.05
+    layers: tuple[Literal["q", "k", "v"], ...] = ("q", "v")
+    """Of queries, keys and values, those with an adapter each."""
+
+    def __post_init__(self) -> None:
+        known = set(self.layers) <= set(_LAYERS) and len(set(self.layers)) == len(self.layers)
+        if self.rank < 1 or not self.layers or not known:
+            raise ConfigError(
+                f"adapters of rank {self.rank} on {self.layers}: "
+                "give a rank of at least 1 and some of q, k, v, each once"
+            )
 
 
 class LoRA(nn.Module):
@@ -79,6 +108,19 @@ def add(module: nn.Module, names: list[str], rank: int, alpha: float, **settings
         if not isinstance(linear, nn.Linear):
             raise InputError(f"{name} is a {type(linear).__name__}: adapters go on linear layers")
         module.set_submodule(name, LoRA(linear, rank, alpha, **settings))  # type: ignore[arg-type]
+
+
+def adapt(module: nn.Module, config: LoRAConfig) -> None:
+    """Puts adapters on every self-attention within a module.
+
+    Raises:
+        InputError: there is none, or it has adapters already.
+    """
+    names = [f"{name}.qkv" for name, child in module.named_modules() if isinstance(child, SelfAttention)]
+    if not names:
+        raise InputError(f"{type(module).__name__} has no self-attention: adapters have no place in it")
+    on = tuple(_LAYERS.index(layer) for layer in config.layers)
+    add(module, names, config.rank, config.alpha, dropout=config.dropout, parts=len(_LAYERS), on=on)
 
 
 def merge(module: nn.Module) -> None:

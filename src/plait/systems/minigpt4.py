@@ -26,9 +26,11 @@ from torch import Tensor, nn
 from plait import images
 from plait.config import from_plain
 from plait.document import Document, Image, Text, Turn
-from plait.errors import ConfigError, DocumentError
+from plait.errors import ConfigError, DocumentError, InputError
+from plait.nn import lora
 from plait.nn.attention import KVCache
 from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
+from plait.nn.lora import LoRAConfig
 from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
@@ -62,8 +64,12 @@ class MiniGPT4Config:
     """The piece that pads; it is no target, even where an answer holds it."""
     max_answer: int = 160
     """Elements of the answers of a document, with their end symbols; what is beyond is cut, the end symbol too."""
+    max_caption: int = 32
+    """The same of a caption, in the first stage."""
     max_context: int = 3800
     """Elements before the first answer; what is beyond is cut."""
+    lora: LoRAConfig | None = None
+    """Adapters on the language model (MiniGPT-v2); none where they were merged, or never were."""
 
     def __post_init__(self) -> None:
         patches = self.vision.grid**2
@@ -93,7 +99,9 @@ TINY = MiniGPT4Config(
     vision=VITConfig(image_size=32, patch=8, width=128, depth=4, heads=4, hidden=512),
     qformer=QFormerConfig(width=96, depth=4, heads=4, hidden=192, queries=16, image_width=128, cross_every=1),
     language=LLaMAConfig(vocabulary=512, width=128, hidden=344, depth=4, heads=4, positions=512),
+    template="plain",
     pad="<unk>",
+    max_caption=64,
 )
 SIZES = {
     "tiny": TINY,
@@ -116,6 +124,8 @@ class MiniGPT4(System):
         self.qformer = QFormer(config.qformer) if config.qformer else None
         self.projection = nn.Linear(config.read_width, config.language.width)
         self.language = LLaMA(config.language)
+        if config.lora:
+            lora.adapt(self.language, config.lora)
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Vectors of the pictures among embedded words, then the language model."""
@@ -143,6 +153,22 @@ class MiniGPT4(System):
     def chance(self) -> Mapping[str, float]:
         """ln(vocabulary)."""
         return {"token": math.log(self.config.language.vocabulary)}
+
+    def adapt(self, config: LoRAConfig) -> None:
+        """Puts adapters, which change nothing yet, on the language model.
+
+        Raises:
+            InputError: it has some already.
+        """
+        if self.config.lora:
+            raise InputError("the language model has adapters already: merge them first")
+        lora.adapt(self.language, config)
+        self.config = replace(self.config, lora=config)
+
+    def merge(self) -> None:
+        """Adds the adapters, if there are any, to the weights of the language model."""
+        lora.merge(self.language)
+        self.config = replace(self.config, lora=None)
 
     @classmethod
     def from_files(cls, config: Mapping[str, Any], directory: Path) -> MiniGPT4:
@@ -177,7 +203,11 @@ class MiniGPT4Format(Format):
         return self.sequence(first, later)
 
     def sequence(
-        self, context: Items[Segment], spoken: Items[str | Items[Segment]] = (), end: str | None = None
+        self,
+        context: Items[Segment],
+        spoken: Items[str | Items[Segment]] = (),
+        end: str | None = None,
+        most: int | None = None,
     ) -> Sequence:
         """Segments that are read; then answers, which are predicted, and segments between them, which are read.
 
@@ -185,14 +215,16 @@ class MiniGPT4Format(Format):
             context: the prompt.
             spoken: texts are answers.
             end: behind every answer; None: the template's.
+            most: elements from the first answer on; None: the configuration's.
         """
+        most = self.config.max_answer if most is None else most
         end = self.instruction.end if end is None else end
         read = self._read(context).cut(0, self.config.max_context)
         bos = tokens([self.text.bos], weight=0.0)
         said: list[Span] = []
         for part in spoken:
             said += [self._answer(part + end)] if isinstance(part, str) else [bos, *self._read(part).spans]
-        return Sequence(compact([bos, *read.spans, *Sequence(tuple(said)).cut(0, self.config.max_answer).spans]))
+        return Sequence(compact([bos, *read.spans, *Sequence(tuple(said)).cut(0, most).spans]))
 
     def _asked(self, turn: Turn) -> str | list[Segment]:
         if turn.role == "system":
@@ -225,7 +257,7 @@ class MiniGPT4Format(Format):
                 raise DocumentError(f"MiniGPT-4 has no place for {piece}: give pictures and text")
             context.append(piece.text if isinstance(piece, Text) else piece)
         if not open and context and isinstance(last := context[-1], str):
-            return self.sequence(context[:-1], [last], CAPTION_END)
+            return self.sequence(context[:-1], [last], CAPTION_END, self.config.max_caption)
         return self.sequence(context)
 
     def text_ids(self, text: str) -> tuple[int, ...]:

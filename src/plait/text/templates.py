@@ -84,14 +84,22 @@ VICUNA0_FIRST = replace(VICUNA0, opening="Assistant:")
 LLAMA2 = replace(VICUNA0, user="<s>[INST] ", assistant=" [/INST] ", opening=" [/INST] ", separator="")
 V2 = replace(LLAMA2, system="", assistant=" [/INST]", opening=" [/INST]")
 
-CHATS = {"vicuna0": VICUNA0, "vicuna0_first": VICUNA0_FIRST, "llama2": LLAMA2, "minigptv2": V2}
+PLAIN = replace(V2, user="[INST] ")
+"""For models trained from scratch: the first question is written as in training."""
+
+CHATS = {"vicuna0": VICUNA0, "vicuna0_first": VICUNA0_FIRST, "llama2": LLAMA2, "minigptv2": V2, "plain": PLAIN}
 
 # Differs from the chat template: a space before "###", which changes its tokens, and no system text.
 VICUNA0_INSTRUCTION = Instruction(before="###Human: ", after=" ###Assistant: ", end="###")
 LLAMA2_INSTRUCTION = Instruction(before="[INST] ", after=" [/INST] ", end="</s>")
 V2_INSTRUCTION = replace(LLAMA2_INSTRUCTION, after=" [/INST]")
 
-INSTRUCTIONS = {"vicuna0": VICUNA0_INSTRUCTION, "llama2": LLAMA2_INSTRUCTION, "minigptv2": V2_INSTRUCTION}
+INSTRUCTIONS = {
+    "vicuna0": VICUNA0_INSTRUCTION,
+    "llama2": LLAMA2_INSTRUCTION,
+    "minigptv2": V2_INSTRUCTION,
+    "plain": V2_INSTRUCTION,
+}
 
 ALIGNMENT = (
     "Describe this image in detail.",

@@ -4,7 +4,8 @@ config.yaml         the recipe, in full; a directory of another recipe is refuse
 metrics.jsonl       one record a step
 checkpoints/        step-00000123/: a Plait directory, and state.pt to go on from
 samples/            what the probes were answered
-scores.json, report.html, report.json    when all stages are done
+scores.json         of tasks: a stage's at its end, under its name; the recipe's at the end of all
+report.html, report.json    when all stages are done
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from plait.config import difference, read_yaml, to_plain, write_yaml
 from plait.data.packs import Data
 from plait.document import Image
 from plait.errors import DISK_FULL, CheckpointError, ConfigError, Interrupted, TrainingError
+from plait.evaluate import Task
 from plait.generate.engine import Engine
 from plait.generate.model import Model
 from plait.objectives.gather import all_sum
@@ -100,24 +102,19 @@ class Run:
             )
         sinks = (Progress({s.name: s.steps for s in self.recipe.stages}), *self.sinks) if self.ranks.first else ()
         with self._log(step if latest else None, sinks) as log:
-            for i, stage in enumerate(self.recipe.stages[first:]):
-                system = self._whole(system) if i else system
+            for stage in self.recipe.stages[first:]:
                 step = self._stage(system, stage, state, step, log)
-                state = None
-        system = self._whole(system)
-        if self.ranks.first:
-            self._score(Model(system))
-        self.ranks.wait()
+                system, state = self._whole(system), None
+                self._score(system, stage.tasks, stage.name)
+        self._score(system, self.recipe.tasks)
         return write_report(self.directory) if self.ranks.first else self.directory / "report.html"
 
     def _whole(self, system: System) -> System:
-        """The system with whole weights again, as a stage wants it at its beginning."""
-        if self.ranks.count == 1:
+        """The system with whole weights again, as a stage wants it at its beginning: as it was saved."""
+        saved = self._latest()
+        if self.ranks.count == 1 or saved is None:
             return system
-        state = parallel.whole(system.state_dict())
-        fresh = self.recipe.build().to(self.ranks.device)
-        parallel.fill(fresh, state)
-        return fresh
+        return checkpoints.load(saved, self.ranks.device)
 
     # ------------------------------------------------------------------------------------------ stages
 
@@ -197,15 +194,19 @@ class Run:
         text = json.dumps({"step": step, "stage": stage.name, "items": items})
         (folder / f"{step:08d}.json").write_text(text)
 
-    def _score(self, model: Model) -> None:
-        path = self.directory / "scores.json"
-        scores = json.loads(path.read_text()) if path.exists() else {}
-        for task in self.recipe.tasks:
-            if task.name not in scores:
-                scores[task.name] = task.run(model)
-                partial = path.with_suffix(".partial")
-                partial.write_text(json.dumps(scores, indent=1))
-                os.replace(partial, path)
+    def _score(self, system: System, tasks: tuple[Task, ...], stage: str | None = None) -> None:
+        """Writes the scores that are not there yet into scores.json, those of a stage under its name."""
+        if self.ranks.first:
+            path = self.directory / "scores.json"
+            scores = json.loads(path.read_text()) if path.exists() else {}
+            for task in tasks:
+                into = scores if stage is None else scores.setdefault(stage, {})
+                if task.name not in into:
+                    into[task.name] = task.run(Model(system))
+                    partial = path.with_suffix(".partial")
+                    partial.write_text(json.dumps(scores, indent=1))
+                    os.replace(partial, path)
+        self.ranks.wait()
 
     @contextlib.contextmanager
     def _log(self, resume_from: int | None, sinks: tuple[Sink, ...]) -> Iterator[Any]:
@@ -218,7 +219,7 @@ class Run:
     def _claim(self) -> None:
         """Writes config.yaml, or holds this recipe against the one that is there."""
         path = self.directory / "config.yaml"
-        stages = [replace(stage, data=_told_of(stage.data)) for stage in self.recipe.stages]
+        stages = [replace(stage, data=_told_of(stage.data), tasks=()) for stage in self.recipe.stages]
         mine = to_plain({"name": self.recipe.name, "build": _called(self.recipe.build), "stages": stages})
         if path.exists():
             changed = difference(_essence(read_yaml(path)), _essence(mine))
@@ -338,7 +339,7 @@ def _essence(config: Any) -> Any:
     """What makes a run what it is: all but how fast its batches and steps are, and how often it is saved and probed."""
     config = copy.deepcopy(config)
     for stage in config.get("stages", ()):
-        for name in ("compile", "save_every", "probe_every"):
+        for name in ("compile", "save_every", "probe_every", "tasks"):
             stage.pop(name, None)
         stage["data"].pop("workers", None)
     return config

@@ -150,6 +150,8 @@ class Stage:
     """Steps between checkpoints."""
     probe_every: int = 500
     """Steps between answers to the recipe's probes."""
+    tasks: tuple[Task, ...] = ()
+    """Scored when the stage ends; their scores stand under its name."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.accumulate < 1 or self.save_every < 1 or self.probe_every < 1:
@@ -187,3 +189,9 @@ class Recipe:
     stages: tuple[Stage, ...]
     probes: Items[Probe] = ()
     tasks: tuple[Task, ...] = ()
+    """Scored when all stages have ended."""
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            if stage.tasks and any(task.name == stage.name for task in self.tasks):
+                raise ConfigError(f"{stage.name!r} names a stage with tasks and a task of {self.name}: rename one")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from plait.data.shapes import Shapes, language
 from plait.data.shapes.cases import Wordings
 from plait.data.shapes.chance import Chance
+from plait.data.shapes.split import Part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene
 
 scenes = st.lists(
@@ -97,3 +98,30 @@ def test_held_out_ones_of_other_wordings_come_in_the_test_alone():
         for split in ("train", "validation", "test")
     }
     assert said == {"train": {"a", "b"}, "validation": {"a", "b"}, "test": {"a", "b", "c"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", "empty"),
+        (" . ", "empty"),
+        ("a small red ring at the top", None),
+        ("We see at the top a small red ring and at the top left a small red ring.", None),
+        ("a small red ring at the top and a small red ring at the top.", "repetition"),
+        ("a small red ring ring at the top.", "repetition"),
+        ("a ring and a ring and a ring", "repetition"),
+        ("a small red ring at the", "fragment"),
+        ("small red ring top", "fragment"),
+        ("a small red dog at the top.", "foreign"),
+        ("a small red ring at the top. ###", "foreign"),
+    ],
+)
+def test_what_is_wrong_with_a_description(text: str, wanted: str | None) -> None:
+    assert language.fault(text) == wanted
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_no_caption_of_the_world_is_wrong(part: Part) -> None:
+    source = Shapes(seed=5, length=1500, split=part, objects=(1, 2, 3))
+    captions = [source.example(i).caption for i in range(1500)]
+    assert [text for text in captions if language.fault(text)] == []

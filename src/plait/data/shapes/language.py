@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Facts, Object, Scene
 
 Wording = tuple[str, str]
+Fault = Literal["empty", "foreign", "repetition", "fragment"]
 
 _SENTENCES = ("{}.", "there is {}.", "the picture shows {}.", "we see {}.")
 _PHRASES = (
@@ -98,6 +99,24 @@ def parse(sentence: str) -> tuple[Facts, ...] | None:
     return tuple(sorted(facts))
 
 
+def fault(description: str) -> Fault | None:
+    """What is wrong with a description as language, whatever it says of the picture.
+
+    "repetition" where it names an object twice. Where `parse` does not know it, the first that holds: "empty", no
+    words; "foreign", a word that no caption of the world has; "repetition", words that are said again at once;
+    "fragment". None: nothing is wrong.
+    """
+    facts = parse(description)
+    if facts is not None:
+        return "repetition" if len(set(facts)) < len(facts) else None
+    words = re.findall(r"[^\s,]+", bare(description))
+    if not words:
+        return "empty"
+    if not WORDS.issuperset(words):
+        return "foreign"
+    return "repetition" if _AGAIN.search(" ".join(word for word in words if word != "and")) else "fragment"
+
+
 def bare(text: str) -> str:
     """The text without case, doubled or outer white space and a final dot."""
     return " ".join(text.lower().split()).removesuffix(".").rstrip()
@@ -110,5 +129,16 @@ def _pattern(phrase: str) -> re.Pattern[str]:
 
 _SIZE_OF = {word: size for size in SIZES for word in SIZE_WORDS[size]}
 _PLACE_OF = {words: place for place in PLACES for words in PLACE_WORDS[place]}
+_AGAIN = re.compile(r"\b(\w+(?: \w+)*)(?: \1)+\b")
+WORDS: frozenset[str] = frozenset(
+    word
+    for text in (
+        *(sentence for wording in WORDINGS + HELD_OUT_WORDINGS for sentence in wording),
+        *(words for table in (SIZE_WORDS, PLACE_WORDS) for pair in table.values() for words in pair),
+        *(*COLOURS, *SHAPES, "and"),
+    )
+    for word in re.findall(r"(?<!\{)\b\w+\b", text)
+)
+"""Every word that occurs in captions."""
 _STARTS = tuple(sentence.removesuffix("{}.") for sentence in _SENTENCES[1:])
 _PATTERNS = tuple(_pattern(phrase) for phrase in dict.fromkeys(w[1] for w in WORDINGS + HELD_OUT_WORDINGS))

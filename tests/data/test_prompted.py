@@ -1,0 +1,63 @@
+"""Captioned pictures as captions of the web, and as answers to prompts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from plait.data.prompted import Asked, Captioned
+from plait.document import Blank, Document, Image, Text, Turn
+from plait.errors import ConfigError, DocumentError
+
+Picture = Callable[[int], Image]
+TALK = Document([Turn("user", "and?"), Turn("assistant", "Yes!")])
+
+
+def test_a_caption_stands_behind_its_pictures(picture: Picture) -> None:
+    first, second = picture(0), picture(1)
+    source = [Document(['A "Dog".  Runs!', first]), TALK, Document([first, "one ", second, "TWO"]), Document("Word.")]
+    captioned = Captioned(source=source, words=3)
+    assert len(captioned) == 4
+    assert captioned[0].pieces == (first, Text("a dog runs"))
+    assert captioned[1] is TALK
+    assert captioned[2].pieces == (first, second, Text("one two"))
+    assert captioned[3].pieces == (Text("word"),)
+    assert Captioned(source=[Document(["a b c d", first])], words=2)[0].text == "a b"
+
+
+def test_every_document_is_asked_with_every_prompt_once(picture: Picture) -> None:
+    shown = [picture(i) for i in range(3)]
+    source = [Document([f"Text {i}.", image]) for i, image in enumerate(shown)]
+    asked = Asked(source=source, prompts=("what?", "and?"))
+    assert len(asked) == 6
+    said = Counter()
+    for i in range(6):
+        user, assistant = asked[i].turns
+        assert (user.role, assistant.role) == ("user", "assistant")
+        assert user.pieces[0] is shown[i % 3] and assistant.text == f"Text {i % 3}."
+        said[user.text, assistant.text] += 1
+    assert len(said) == 6
+    assert {asked[i].turns[0].text for i in range(3)} == {"what?", "and?"}  # already the first time through
+
+
+def test_an_instruction_of_its_own_wins(picture: Picture) -> None:
+    both = Document(["one", picture(0), picture(1)])
+    asked = Asked(source=[TALK, both], prompts=("what?",))
+    assert asked[0] is TALK
+    assert asked[1].turns[0].pieces == (*both.images, Text("what?"))
+
+
+def test_what_cannot_be_asked_or_captioned_is_refused(picture: Picture) -> None:
+    def refused(document: Document, message: str) -> None:
+        with pytest.raises(DocumentError, match=message):
+            Asked(source=[document], prompts=("what?",))[0]
+
+    refused(Document("words"), "document 0 has no picture to be asked about: write it as turns")
+    refused(Document([picture(0), " "]), "document 0 has no words")
+    refused(Document([picture(0), "words", Blank("text")]), "document 0 has a Blank: give pictures and text")
+    with pytest.raises(DocumentError, match="document 0 has no words"):
+        Captioned(source=[Document([picture(0)])])[0]
+    with pytest.raises(ConfigError, match="0 prompts"):
+        Asked(source=[TALK], prompts=())
