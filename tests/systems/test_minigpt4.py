@@ -78,7 +78,7 @@ def test_a_plain_chat_asks_as_training_did(picture: Picture) -> None:
     plain = MiniGPT4Format(TINY, PIECES)
     asked = plain.layout(Document(conversation(picture)[:1]), open=True)
     trained = plain.layout(Document(conversation(picture)[:2]))
-    assert shown(asked) == "[INST] <Img>|<8>|</Img> describe it. [/INST]"
+    assert shown(asked) == "[INST] <Img>|<16>|</Img> describe it. [/INST]"
     assert asked.ids().tolist() == trained.ids().tolist()[: len(asked)]
     assert trained.ids()[-1] == PIECES.eos
 
@@ -89,8 +89,8 @@ def test_contexts_and_answers_are_cut(picture: Picture) -> None:
     assert len(laid) == 1 + 12 + 3
     assert len(short.layout(Document(conversation(picture)))) == 1 + 12 + 3
     caption = MiniGPT4Format(replace(TINY, max_caption=2), PIECES)
-    assert len(caption.layout(Document([picture(0), "a dog and a cat"]))) == 1 + 8 + 2
-    assert len(caption.layout(Document([picture(0), picture(1), "a dog and a cat"]))) == 1 + 16 + 2
+    assert len(caption.layout(Document([picture(0), "a dog and a cat"]))) == 1 + 16 + 2
+    assert len(caption.layout(Document([picture(0), picture(1), "a dog and a cat"]))) == 1 + 32 + 2
 
 
 def test_the_padding_piece_is_no_target() -> None:
