@@ -15,6 +15,7 @@ from torch import nn
 
 from plait.data.packs import Data, Source
 from plait.data.shapes import Shapes
+from plait.data.shapes.siblings import Siblings
 from plait.evaluate.retrieval import ShapesRetrieval
 from plait.evaluate.shapes import Held, ShapesCaption
 from plait.objectives.contrastive import Contrast
@@ -41,13 +42,14 @@ def tiny() -> Recipe:
     pairs: dict[str, Source] = {
         "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 3), mix={"caption": 1.0})
     }
+    alike: dict[str, Source] = {"shapes": Siblings(seed=SEED + 1, length=1_000_000)}
     return Recipe(
         name="foundations/tiny",
         build=functools.partial(build, config, told),
         stages=(
-            clip_stage(config, pairs, steps=100),
-            eva_stage(config, pairs, steps=100),
-            qformer_stage(config, pairs, steps=260),
+            clip_stage(config, alike, steps=150),
+            eva_stage(config, pairs, steps=50),
+            qformer_stage(config, alike, steps=220),
             language_stage(config, {"shapes": told}, steps=500),
             bridge_stage(config, pairs, steps=500),
         ),
@@ -56,10 +58,13 @@ def tiny() -> Recipe:
 
 
 def clip_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
-    """Both towers of CLIP from scratch, on pairs: documents of a picture and its caption."""
+    """Both towers of CLIP from scratch, on pairs: documents of a picture and its caption.
+
+    They are read in order, and a step takes about a window, so that sources may keep pairs together that are alike.
+    """
     return Stage(
         name="clip",
-        data=Data(sources=sources, rows=14, length=PACK, window=WINDOW, seed=SEED + 1),
+        data=Data(sources=sources, rows=14, length=PACK, window=240, shuffle=False),
         updates=(
             Update(
                 objective=Contrast(),
@@ -100,13 +105,16 @@ def eva_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int)
 
 
 def qformer_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
-    """BLIP-2's first stage, on pairs: the Q-Former and the norm behind EVA's tower, which stays as it is."""
+    """BLIP-2's first stage, on pairs: the Q-Former and the norm behind EVA's tower, which stays as it is.
+
+    Pairs are read as in `clip_stage`.
+    """
     return Stage(
         name="qformer",
-        data=Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 3),
+        data=Data(sources=sources, rows=9, length=PACK, window=120, shuffle=False),
         updates=(
             Update(
-                objective=ReadAndTell(),
+                objective=ReadAndTell(matched=0.34),
                 optimisers=(
                     _matrices(
                         "qformer.blocks.*.attention.part.*.weight",

@@ -36,7 +36,9 @@ class Siblings:
 
     def __post_init__(self) -> None:
         if not self.objects or not set(self.objects) <= set(range(1, len(PLACES))):
-            raise ConfigError(f"objects={self.objects}: give numbers from 1 to {len(PLACES) - 1}, so that a place is free")
+            raise ConfigError(
+                f"objects={self.objects}: give numbers from 1 to {len(PLACES) - 1}, so that a place is free"
+            )
         if self.length < 0 or self.family < 1:
             raise ConfigError(f"length={self.length}, family={self.family}: at least 0 and 1")
 
