@@ -51,16 +51,16 @@ def conversation(picture: Picture) -> list[Turn]:
 
 def test_a_caption_is_predicted_behind_its_picture(picture: Picture) -> None:
     laid = FORMAT.layout(Document([picture(0), "a dog"]))
-    assert shown(laid) == "<16>|A DOG\n"
+    assert shown(laid) == "<8>|A DOG\n"
     assert laid.ids()[0] == PIECES.bos and laid.ids()[-1] != PIECES.eos
-    assert shown(FORMAT.layout(Document([picture(0), "a dog"]), open=True)) == "<16>|a dog"
-    assert shown(FORMAT.layout(Document(["one", picture(0)]))) == "one|<16>"
+    assert shown(FORMAT.layout(Document([picture(0), "a dog"]), open=True)) == "<8>|a dog"
+    assert shown(FORMAT.layout(Document(["one", picture(0)]))) == "one|<8>"
 
 
 def test_all_answers_of_a_conversation_are_predicted(picture: Picture) -> None:
     laid = FORMAT.layout(Document(conversation(picture)))
     assert shown(laid) == (
-        "###Human: <Img>|<16>|</Img> describe it. ###Assistant: |A DOG###|###Human: and? ###Assistant: |NO###"
+        "###Human: <Img>|<8>|</Img> describe it. ###Assistant: |A DOG###|###Human: and? ###Assistant: |NO###"
     )
     assert laid.ids().tolist().count(PIECES.bos) == 2  # before each question
 
@@ -68,7 +68,7 @@ def test_all_answers_of_a_conversation_are_predicted(picture: Picture) -> None:
 def test_an_open_conversation_is_a_chat(picture: Picture) -> None:
     laid = FORMAT.layout(Document(conversation(picture)[:3]), open=True)
     assert shown(laid).endswith(
-        "###Human: <Img>|<16>|</Img> describe it.###Assistant: a dog###Human: and?###Assistant: "
+        "###Human: <Img>|<8>|</Img> describe it.###Assistant: a dog###Human: and?###Assistant: "
     )
     assert shown(laid).startswith("Give the following image: <Img>ImageContent</Img>.")
 
@@ -78,7 +78,7 @@ def test_a_plain_chat_asks_as_training_did(picture: Picture) -> None:
     plain = MiniGPT4Format(TINY, PIECES)
     asked = plain.layout(Document(conversation(picture)[:1]), open=True)
     trained = plain.layout(Document(conversation(picture)[:2]))
-    assert shown(asked) == "[INST] <Img>|<16>|</Img> describe it. [/INST]"
+    assert shown(asked) == "[INST] <Img>|<8>|</Img> describe it. [/INST]"
     assert asked.ids().tolist() == trained.ids().tolist()[: len(asked)]
     assert trained.ids()[-1] == PIECES.eos
 
@@ -89,8 +89,8 @@ def test_contexts_and_answers_are_cut(picture: Picture) -> None:
     assert len(laid) == 1 + 12 + 3
     assert len(short.layout(Document(conversation(picture)))) == 1 + 12 + 3
     caption = MiniGPT4Format(replace(TINY, max_caption=2), PIECES)
-    assert len(caption.layout(Document([picture(0), "a dog and a cat"]))) == 1 + 16 + 2
-    assert len(caption.layout(Document([picture(0), picture(1), "a dog and a cat"]))) == 1 + 32 + 2
+    assert len(caption.layout(Document([picture(0), "a dog and a cat"]))) == 1 + 8 + 2
+    assert len(caption.layout(Document([picture(0), picture(1), "a dog and a cat"]))) == 1 + 16 + 2
 
 
 def test_the_padding_piece_is_no_target() -> None:
@@ -142,7 +142,7 @@ def test_published_sizes_have_the_published_widths(size: str) -> None:
         "v2-7b": (4096, 5632),
     }
     assert tuple(projection) == wanted[size]
-    assert sizes.vectors == {"tiny": 16, "v2-7b": 256, "llama2-7b": 64}.get(size, 32)
+    assert sizes.vectors == {"tiny": 8, "v2-7b": 256, "llama2-7b": 64}.get(size, 32)
 
 
 def test_it_is_saved_loaded_and_answers(picture: Picture, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from torch import nn
 
 from plait.data.packs import Data, Source
 from plait.data.shapes import Shapes
-from plait.data.shapes.siblings import Siblings
 from plait.evaluate.retrieval import ShapesRetrieval
 from plait.evaluate.shapes import Held, ShapesCaption
 from plait.objectives.contrastive import Contrast
@@ -42,14 +41,13 @@ def tiny() -> Recipe:
     pairs: dict[str, Source] = {
         "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 3), mix={"caption": 1.0})
     }
-    alike: dict[str, Source] = {"shapes": Siblings(seed=SEED + 1, length=1_000_000)}
     return Recipe(
         name="foundations/tiny",
         build=functools.partial(build, config, told),
         stages=(
-            clip_stage(config, alike, steps=150),
-            eva_stage(config, pairs, steps=50),
-            qformer_stage(config, alike, steps=220),
+            clip_stage(config, pairs, steps=120),
+            eva_stage(config, pairs, steps=100),
+            qformer_stage(config, pairs, steps=200),
             language_stage(config, {"shapes": told}, steps=500),
             bridge_stage(config, pairs, steps=500),
         ),
@@ -58,13 +56,10 @@ def tiny() -> Recipe:
 
 
 def clip_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
-    """Both towers of CLIP from scratch, on pairs: documents of a picture and its caption.
-
-    They are read in order, and a step takes about a window, so that sources may keep pairs together that are alike.
-    """
+    """Both towers of CLIP from scratch, on pairs: documents of a picture and its caption."""
     return Stage(
         name="clip",
-        data=Data(sources=sources, rows=14, length=PACK, window=240, shuffle=False),
+        data=Data(sources=sources, rows=14, length=PACK, window=WINDOW, seed=SEED + 1),
         updates=(
             Update(
                 objective=Contrast(),
@@ -105,21 +100,19 @@ def eva_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int)
 
 
 def qformer_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
-    """BLIP-2's first stage, on pairs: the Q-Former and the norm behind EVA's tower, which stays as it is.
-
-    Pairs are read as in `clip_stage`.
-    """
+    """BLIP-2's first stage, on pairs: the Q-Former and the norm behind EVA's tower, which stays as it is."""
     return Stage(
         name="qformer",
-        data=Data(sources=sources, rows=9, length=PACK, window=120, shuffle=False),
+        data=Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 3),
         updates=(
             Update(
-                objective=ReadAndTell(matched=0.34),
+                objective=ReadAndTell(),
                 optimisers=(
                     _matrices(
                         "qformer.blocks.*.attention.part.*.weight",
                         "qformer.blocks.*.cross.part.*.weight",
                         "qformer.blocks.*mlp.part.*.weight",
+                        lr=0.03,
                     ),
                     Optimiser(train=("qformer.*", "heads_of_qformer.*", "blip2.vision_norm.*"), lr=3e-3),
                 ),
@@ -177,9 +170,9 @@ def _take(into: nn.Module, learned: nn.Module) -> None:
     into.load_state_dict({name: theirs.get(name, tensor) for name, tensor in own.items()})
 
 
-def _matrices(*train: str) -> Optimiser:
+def _matrices(*train: str, lr: float = 0.02) -> Optimiser:
     """Muon, for the matrices of blocks."""
-    return Optimiser(train=train, kind="muon", lr=0.02, betas=(0.95, 0.0))
+    return Optimiser(train=train, kind="muon", lr=lr, betas=(0.95, 0.0))
 
 
 def language_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
