@@ -15,7 +15,7 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from plait.checkpoints.minigpt4 import LLAMA
+from plait.checkpoints.parts import LLAMA
 from plait.document import Document, Image, Text
 from plait.nn.attention import KVCache
 from plait.nn.llama import LLaMA, LLaMAConfig

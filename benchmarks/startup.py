@@ -14,22 +14,15 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import pairs
 import results
+from memory import Watch, private
 
 RUNS = 15
-
-
-def private() -> int:
-    """Anonymous memory of this process in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
 
 
 def load(folder: Path) -> None:
@@ -38,22 +31,11 @@ def load(folder: Path) -> None:
 
     start = private()
     plait.load(folder / "tiny")
-    before, height, done = private(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal height
-        while not done.is_set():
-            height = max(height, private())
-            time.sleep(0.002)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    model = plait.load(folder / "large")
-    done.set()
-    watcher.join()
+    before = private()
+    with Watch() as watch:
+        model = plait.load(folder / "large")
     weights = sum(t.numel() * t.element_size() for t in model.system.state_dict().values())
-    after = private()
-    taken = {"after": after - before, "height": max(height, after) - before, "modules": before - start}
+    taken = {"after": watch.after - before, "height": watch.height - before, "modules": before - start}
     print(json.dumps({"weights": weights, **taken}))
 
 

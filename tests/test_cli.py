@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from plait import cli, commands
+from plait import cli, commands, commands_data
 
 RECIPE = """
 import functools
@@ -157,6 +157,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "a", prompt="b", top_k=5, repetition_penalty=1.1, no_repeat_ngram=3, stop=("x", "y"), beams=4
             ),
         ),
+        ("generate a --preset b --stop x --stop y", commands.Generate("a", preset="b", stop=("x", "y"))),
+        ("chat a --document b --out c --seed 1", commands.Chat("a", document=Path("b"), out=Path("c"), seed=1)),
         ("evaluate a --task b --limit 3", commands.Evaluate("a", "b", 3)),
         (
             "score vqa --predictions a --references b --variant official",
@@ -165,9 +167,22 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate a --task b --system c.py:d", commands.Evaluate("a", "b", system="c.py:d")),
         ("generate a --system c.py:d", commands.Generate("a", system="c.py:d")),
         ("info a", commands.Info("a")),
-        ("data import classes a --out b", commands.DataImport("classes", Path("a"), Path("b"))),
-        ("data inspect a --limit 3 --out b.png", commands.DataInspect(Path("a"), Path("b.png"), 3)),
-        ("data shapes --out a --objects 1 3", commands.DataShapes(Path("a"), objects=(1, 3))),
+        ("import a b c --out d", commands.Import("a", (Path("b"), Path("c")), Path("d"))),
+        (
+            "import a b --out d --config e --dtype bfloat16",
+            commands.Import("a", (Path("b"),), Path("d"), Path("e"), "bfloat16"),
+        ),
+        ("import a --manifest b", commands.Import("a", manifest=Path("b"))),
+        ("export a --format hf --out b", commands.Export("a", Path("b"), "hf")),
+        ("data import classes a --out b", commands_data.DataImport("classes", Path("a"), Path("b"))),
+        (
+            "data curate a b --out c --repair-url d --repair-price 0.5 1.5 --choices e --top-k 3",
+            commands_data.DataCurate(
+                "a", Path("b"), Path("c"), repair_url="d", repair_price=(0.5, 1.5), choices=Path("e"), top_k=3
+            ),
+        ),
+        ("data inspect a --limit 3 --out b.png", commands_data.DataInspect(Path("a"), Path("b.png"), 3)),
+        ("data shapes --out a --objects 1 3", commands_data.DataShapes(Path("a"), objects=(1, 3))),
     ],
 )
 def test_a_line_becomes_a_command(line: str, expected: object) -> None:
@@ -203,14 +218,14 @@ def test_images_may_be_repeated_or_listed(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [["--split", "a=1", "b=2"], ["--split", "a=1", "--split", "b=2"]])
 def test_splits_may_be_repeated_or_listed(words: list[str]) -> None:
     command = cli.parse(["data", "import", "captions", "src", *words, "--out", "o"])
-    assert isinstance(command, commands.DataImport)
+    assert isinstance(command, commands_data.DataImport)
     assert command.split == ("a=1", "b=2")
 
 
 def test_templates_keep_their_spaces() -> None:
     words = ["--template", "a {name}.", "--out", "o", "--template", "the {name}"]
     command = cli.parse(["data", "import", "classes", "src", *words])
-    assert isinstance(command, commands.DataImport)
+    assert isinstance(command, commands_data.DataImport)
     assert command.template == ("a {name}.", "the {name}")
 
 
@@ -286,6 +301,9 @@ def test_every_command_has_help(say: Say, name: str) -> None:
         ("evaluate a", "Missing from plait evaluate: --task"),
         ("score cider --predictions a", "Missing from plait score: .*--references"),
         ("info", "Missing from plait info: .*directory"),
+        ("import", "Missing from plait import: .*system"),
+        ("import a b --dtype int8", "invalid choice .int8. for argument .--dtype"),
+        ("export a --format gguf --out b", "invalid choice .gguf. for argument .--format"),
         ("info a b", "Unrecognized options: b; see plait info --help"),
         ("data import captions a", "Missing from plait data import: --out"),
         ("data inspect", "Missing from plait data inspect"),
@@ -342,6 +360,9 @@ def test_words_that_make_no_command_are_one_line(
         (["generate", "RUN", "--prompt", "a", "--top-p", "0"], "top_p 0.0: it must be above 0"),
         (["generate", "RUN", "--prompt", "a", "--temperature", "-1"], "temperature -1.0: it must be at least 0"),
         (["generate", "RUN", "--prompt", "a " * 300], "fit"),
+        (["generate", "RUN", "--prompt", "a", "--preset", "chat"], "no preset 'chat' of cm3leon; it has none"),
+        (["chat", "absent"], "absent: no such directory"),
+        (["chat", "RUN", "--document", "absent.json"], "absent.json: no readable JSON document"),
         (["evaluate", "RUN", "--task", "shape"], "no task 'shape'; did you mean 'shapes'"),
         (["evaluate", "RUN", "--task", "shapes", "--limit", "0"], "a limit of 0 items: give at least 1"),
         (["evaluate", "absent", "--task", "RECIPE:tasks"], "absent: no such directory"),
@@ -369,6 +390,13 @@ def test_words_that_make_no_command_are_one_line(
         (["data", "inspect", "absent"], "absent: holds no shards"),
         (["data", "inspect", "PICTURES"], "holds no shards"),
         (["data", "shapes", "--out", "PICTURES"], "is not empty; choose another folder"),
+        (["import", "minigpt4"], "nothing to import: give files and --out DIR, or --manifest FILE"),
+        (["import", "minigpt4", "nowhere", "--out", "o"], "nowhere: no such file or folder"),
+        (["import", "minigpt4", "DOCUMENT", "--out", "o"], "document.json: cannot be read"),
+        (["import", "cm3leon", "DOCUMENT", "--out", "o"], "no published files are known of 'cm3leon'"),
+        (["import", "minigpt4", "--manifest", "DOCUMENT"], "lists no files with their keys"),
+        (["export", "RUN", "--out", "o"], "no published files are known of 'cm3leon'"),
+        (["export", "nowhere", "--out", "o"], "no such directory"),
         (["data", "shapes", "--out", "o", "--split", "training"], "'training' is not one of train, validation, test"),
         (["data", "shapes", "--out", "o", "--count", "-1"], "length=-1"),
         (["data", "shapes", "--out", "o", "--objects", "0"], "objects=.*0"),
@@ -500,6 +528,54 @@ def test_info_tells_what_it_is(say: Say, run: Path) -> None:
     assert "[1, 1, 2]" in said.out  # brackets are no markup
     first = say("info", run / "checkpoints" / "step-00000002").out
     assert "tokenizer" in first and "2 of the stage, 2 of the run" in first
+
+
+def test_published_files_come_in_and_go_out(say: Say, tmp_path: Path) -> None:
+    from golden import Goldens
+
+    goldens = Goldens("minigpt4")
+    counts = {"vision": ("vit", "num_heads"), "qformer": ("qformer", "num_attention_heads")}
+    counts |= {"language": ("llama", "num_attention_heads")}
+    heads = {part: {"heads": goldens.config[name][key]} for part, (name, key) in counts.items()}
+    sizes = tmp_path / "sizes.yaml"
+    sizes.write_text(json.dumps(heads))
+    out = tmp_path / "imported"
+    said = say("import", "minigpt4", goldens.folder / "weights.safetensors", "--config", sizes, "--out", out)
+    assert said.code == 0, said.err
+    assert "MIT (EVA)" in said.out and "LLaMA licence, non-commercial" in said.out
+    assert "weights.safetensors: assembled, 0.00 GB" in said.err
+    assert "note: whether weights.safetensors is Vicuna v0" in said.err
+    told = say("info", out).out
+    assert "SHA-256" in told and "not verified: give --verify" in told and "note" in told
+    asked = say("info", out, "--verify").out
+    assert re.search(r"language model.*NOT verified: .* nats a token of plain English, a guess has", asked)
+    assert say("info", out).out == asked  # it is kept
+    said = say("export", out, "--out", tmp_path / "exported")
+    assert sorted(Path(line).name for line in said.out.split()) == [
+        "blip2_pretrained_flant5xxl.pth",
+        "eva_vit_g.pth",
+        "language",
+        "pretrained_minigpt4.pth",
+    ]
+    assert say("export", out, "--format", "hf", "--out", tmp_path / "hf").code == 0
+    assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.model",
+    ]
+
+
+def test_a_dry_run_prints_one_object_for_each_file(say: Say, tmp_path: Path) -> None:
+    keys = {f"llama_proj.{w}": [shape, "float32"] for w, shape in (("weight", [4096, 768]), ("bias", [4096]))}
+    manifest = tmp_path / "published.json"
+    manifest.write_text(json.dumps({"files": [{"file": "a", "keys": keys}]}))
+    said = say("import", "minigpt4", "--manifest", manifest)
+    assert said.code == 0
+    assert json.loads(said.out) == [{"file": "a", "mapped": 2, "ignored": 0, "missing": [], "unexpected": []}]
+    manifest.write_text(json.dumps({"files": [{"file": "a", "keys": {**keys, "more": [[1], "float32"]}}]}))
+    said = say("import", "minigpt4", "--manifest", manifest)
+    assert json.loads(said.out)[0]["unexpected"] == ["more"]
+    assert re.search(r"published\.json: 1 files do not fit: a; correct the tables", said.fault)
 
 
 def test_evaluate_scores(say: Say, run: Path, tmp_path: Path) -> None:

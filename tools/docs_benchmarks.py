@@ -86,6 +86,11 @@ PLAIN = (
     Row("loader", ("waiting", "pretrain"), "share of a step that waits for data, pretrain stage", "0.02 at most"),
     Row("startup", ("help_s",), "`plait --help`, seconds", "0.3 at most"),
     Row("startup", ("load", "height_over_weights"), "private memory of a load, over the weights", "1.1 at most"),
+    Row("import", ("import", "height"), "private memory of the import of MiniGPT-4 7B, bytes", "3e9 at most"),
+    Row("import", ("import_over_read",), "its time, over that of reading the files", ""),
+    Row(
+        "import", ("load", "height_over_weights"), "private memory of its load in bf16, over the weights", "1.1 at most"
+    ),
 )
 HEAD = """# Measurements
 

@@ -12,17 +12,27 @@ from itertools import groupby
 
 from plait.errors import DISK_FULL, InputError, Interrupted, PlaitError
 
-COMMANDS = {  # name -> class in plait.commands, and what it does
+COMMANDS = {  # name -> class in plait.commands, or of data in plait.commands_data, and what it does
     "train": ("Train", "Train a recipe, or go on with the run that a directory holds."),
     "generate": ("Generate", "Answer a prompt or a document with text and pictures."),
+    "chat": ("Chat", "Talk with a model about pictures, in the terminal."),
     "evaluate": ("Evaluate", "Score a checkpoint on a task."),
     "score": ("Score", "Score predictions in a file against references in another."),
+    "import": ("Import", "Make a checkpoint of published files."),
+    "export": ("Export", "Write a checkpoint as published files, or its language model for transformers."),
     "info": ("Info", "Tell what a run or a checkpoint is."),
     "data import": ("DataImport", "Turn a folder of pictures and words into shards."),
+    "data curate": ("DataCurate", "Let a model describe pictures, as data for a second stage."),
     "data inspect": ("DataInspect", "Count and measure a data directory, with a contact sheet."),
     "data shapes": ("DataShapes", "Write documents of the shapes world as shards."),
 }
-REPEATED = ("--set", "--image", "--split", "--template")  # flags that may be given again, or with several values
+REPEATED = (
+    "--set",
+    "--image",
+    "--split",
+    "--template",
+    "--stop",
+)  # flags that may be given again, or with several values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +83,8 @@ def parse(argv: Sequence[str]) -> Callable[[], None]:
     import tyro
 
     rest = _gathered(words[len(name.split()) :])
-    kind = getattr(importlib.import_module("plait.commands"), COMMANDS[name][0])
+    module = "plait.commands_data" if name.startswith("data ") else "plait.commands"
+    kind = getattr(importlib.import_module(module), COMMANDS[name][0])
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from plait.checkpoints import directory
 from plait.checkpoints.directory import find, load, save, take
+from plait.checkpoints.tensors import Spec
 from plait.errors import CheckpointError, ConfigError
 from plait.systems.cm3leon import TINY, CM3Leon
 from plait.text.bpe import BPE
@@ -132,6 +134,34 @@ def test_other_folders_are_not_replaced(system, tmp_path):
     with pytest.raises(CheckpointError, match="no Plait directory and not empty"):
         save(system, tmp_path)
     assert (tmp_path / "letter.txt").exists()
+
+
+def test_a_model_of_transformers_is_not_replaced(system, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(CheckpointError, match="no Plait directory and not empty"):
+        save(system, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"weights"
+    (tmp_path / "config.json").write_text("{")
+    assert same(system, load(save(system, tmp_path)))  # one of Plait's that was broken
+
+
+def test_tensors_are_not_held_when_they_are_written(system, tmp_path):
+    state = system.state_dict()
+    given = []
+
+    def one_by_one():
+        for name, tensor in state.items():
+            assert all(ref() is None for ref in given[:-1])  # the last one is still in the writer's hands
+            fresh = tensor.clone()
+            given.append(weakref.ref(fresh))
+            yield name, fresh
+            del fresh
+
+    specs = {name: Spec.of(tensor) for name, tensor in state.items()}
+    saved = directory.write(system, tmp_path / "model", specs, one_by_one(), facts=lambda: {"more": len(given)})
+    assert same(system, load(saved))
+    assert directory.read_description(saved)["more"] == len(state)
 
 
 def test_gathered_weights(system, tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.checkpoints.keymap import ZEROS, KeyMap
-from plait.checkpoints.minigpt4 import ASSEMBLED, BLIP2_FILE, BLIP2_STAGE1_FILE, PROJECTION_FILE, table_of, vision_file
+from plait.checkpoints.keymap import ZEROS, KeyMap, Stacked
+from plait.checkpoints.minigpt4 import vision_file
 from plait.errors import CheckpointError
 
 TABLE = KeyMap(
@@ -148,18 +148,20 @@ def test_prefixes_and_sums_of_tables() -> None:
     assert report.ignored == {"a.old.x": "of no use", "a.head": "repeats a.words"}  # the first table's reason
 
 
-def test_files_are_recognised_by_their_keys() -> None:
-    assert table_of(["visual_encoder.cls_token", "llama_proj.weight"], 39) is ASSEMBLED
-    assert table_of(["query_tokens", "t5_proj.weight"], 39) is BLIP2_FILE
-    assert table_of(["query_tokens", "itm_head.weight"], 39) is BLIP2_STAGE1_FILE
-    assert table_of(["llama_proj.weight", "Qformer.bert.embeddings.position_ids"], 39) is PROJECTION_FILE
-    with pytest.raises(CheckpointError, match=r"none of MiniGPT-4's files has such keys \(a, b, c and 1 more\)"):
-        table_of(["d", "c", "b", "a"], 39)
-
-
 def test_only_the_block_behind_the_tower_is_ignored() -> None:
     found = {f"blocks.{i}.norm1.{w}": (2,) for i in range(4) for w in ("weight", "bias")}
     wanted = {f"vision.blocks.{i}.attention_norm.{w}": (2,) for i in range(2) for w in ("weight", "bias")}
     report = vision_file(2).report(found, wanted)
     assert sorted(report.unexpected) == ["blocks.3.norm1.bias", "blocks.3.norm1.weight"]
     assert sorted(report.ignored) == ["blocks.2.norm1.bias", "blocks.2.norm1.weight"]
+
+
+def test_tensors_along_an_axis_of_their_own() -> None:
+    table = KeyMap({"blocks.{i}.down": Stacked(("layer.{i}.q.A", "layer.{i}.v.A"))}).under("a.", "b.")
+    file = {"a.layer.3.q.A": torch.zeros(4, 2), "a.layer.3.v.A": torch.ones(4, 2)}
+    ours = dict(table.read(file.items(), {"b.blocks.3.down": (2, 4, 2)}))
+    assert ours["b.blocks.3.down"][:, 0, 0].tolist() == [0, 1]
+    written = dict(table.write(ours.items()))
+    assert written.keys() == file.keys() and all(torch.equal(written[key], tensor) for key, tensor in file.items())
+    with pytest.raises(CheckpointError, match=r"a\.layer\.3\.q\.A has the shape \[4, 2\] but .* gives \[5, 2\]"):
+        dict(table.read(file.items(), {"b.blocks.3.down": (2, 5, 2)}))

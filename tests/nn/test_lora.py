@@ -8,7 +8,7 @@ from torch import nn
 
 from plait.errors import ConfigError, InputError
 from plait.nn.attention import SelfAttention
-from plait.nn.lora import LoRA, LoRAConfig, adapt, add, merge
+from plait.nn.lora import LoRA, LoRAConfig, adapt, add, merge, merged_state
 from plait.nn.positions import NoRotation
 
 X = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
@@ -88,3 +88,29 @@ def test_what_does_not_fit_is_refused() -> None:
         adapted(parts=3, on=(3,))
     with pytest.raises(InputError, match="1 is a ReLU: adapters go on linear layers"):
         add(nn.Sequential(nn.Linear(8, 12), nn.ReLU()), ["1"], rank=2, alpha=4.0)
+
+
+def test_a_state_is_merged_without_its_module() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4))
+    add(model, ["0"], rank=2, alpha=1.0, parts=3, on=(0, 2))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    state = dict(model.state_dict())
+    with torch.device("meta"):
+        hollow = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4))
+        add(hollow, ["0"], rank=2, alpha=1.0, parts=3, on=(0, 2))
+    merged = dict(merged_state(hollow, state))
+    merge(model)
+    assert merged.keys() == model.state_dict().keys()
+    assert all(torch.equal(merged[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_adapters_of_another_precision() -> None:
+    lora = adapted(parts=3, on=(0, 2))
+    wanted = lora(X)
+    lora.linear.bfloat16()
+    out = lora(X.bfloat16())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), wanted, atol=0.1, rtol=0.1)
+    assert lora.merged().weight.dtype == torch.bfloat16

@@ -14,7 +14,7 @@ import torch
 from golden import Goldens, assert_near
 from torch import Tensor, nn
 
-from plait.checkpoints.minigpt4 import LLAMA
+from plait.checkpoints.parts import LLAMA
 from plait.document import Document, Image
 from plait.generate.beams import Beams, BeamSearch, Hypothesis, beam_search, drawn_from
 from plait.generate.engine import Engine, Reply, Settings

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,23 +17,26 @@ import pytest
 import torch
 from golden import GRADIENTS, LOSSES, MODULES, STEPS, Golden, Goldens, assert_near
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 
-from plait.checkpoints.minigpt4 import ASSEMBLED, PROJECTION_FILE
+from plait.checkpoints import directory
+from plait.checkpoints.minigpt4 import PROJECTION_FILE, published
+from plait.checkpoints.published import import_files
+from plait.config import to_plain
 from plait.document import Document, Image, Turn
 from plait.generate.engine import Settings
 from plait.generate.model import Model
 from plait.generate.sampling import Sampling, distribution, penalise
-from plait.nn import lora
 from plait.nn.attention import Visibility
 from plait.nn.llama import LLaMAConfig
+from plait.nn.lora import LoRAConfig
 from plait.nn.qformer import QFormerConfig
 from plait.nn.vit import VITConfig
 from plait.objectives.tokens import NextToken
 from plait.sequence import Batch, Collator, Prepare, Sequence, tokens
 from plait.systems.base import Grammar, Next, Stop
 from plait.systems.minigpt4 import CAPTION_END, READER, MiniGPT4, MiniGPT4Config, MiniGPT4Format
-from plait.text.pieces import SentencePiece
 from plait.text.templates import INSTRUCTIONS, caption, fill
 
 GOLDENS = Goldens("minigpt4")
@@ -77,33 +83,31 @@ def config(**changed: Any) -> MiniGPT4Config:
 
 
 def build(extra: str = "", **changed: Any) -> MiniGPT4:
-    """The golden's system; `extra`: that of another projection, without a Q-Former."""
+    """The golden's system, imported; `extra`: that of another projection, without a Q-Former, and of its adapters."""
     sizes = config(**({"qformer": None} if extra else {}), **changed)
-    system = MiniGPT4(sizes, SentencePiece.read(FOLDER / "tokenizer.model", pad=sizes.pad))
-    published = GOLDENS.weights()
-    if extra:
-        others = GOLDENS.weights("weights_extra")
-        published = {key: value for key, value in published.items() if not key.startswith(("Qformer", "query_tokens"))}
-        published |= {f"llama_proj.{w}": others[f"{extra}.llama_proj.{w}"] for w in ("weight", "bias")}
-    wanted = {name: tuple(tensor.shape) for name, tensor in system.state_dict().items()}
-    system.load_state_dict(dict(ASSEMBLED.read(published.items(), wanted)))
-    return system.eval()
+    with tempfile.TemporaryDirectory() as name:
+        folder, file = Path(name), FOLDER / "weights.safetensors"
+        if extra:
+            none = ("Qformer", "query_tokens")
+            state = {key: value for key, value in GOLDENS.weights().items() if not key.startswith(none)}
+            others, prefix = GOLDENS.weights("weights_extra"), f"{extra}."
+            state |= {key.removeprefix(prefix): value for key, value in others.items() if key.startswith(prefix)}
+            file = folder / "weights.safetensors"
+            save_file(state, file)
+            shutil.copy(FOLDER / "tokenizer.model", folder)
+        (folder / "sizes.json").write_text(json.dumps(to_plain(sizes)))
+        made, _ = import_files(published(), [file], folder / "imported", folder / "sizes.json")
+        system = directory.load(made)
+    assert isinstance(system, MiniGPT4) and system.config == sizes
+    return system
 
 
-def adapted(system: MiniGPT4) -> MiniGPT4:
-    """With the adapters of the second version on queries and values."""
-    others = GOLDENS.weights("weights_extra")
-    system.requires_grad_(False)
-    rank, alpha = CONFIG["v2"]["lora_r"], float(CONFIG["v2"]["lora_alpha"])
-    names = [f"language.decoder.blocks.{i}.attention.qkv" for i in range(CONFIG["llama"]["num_hidden_layers"])]
-    lora.add(system, names, rank, alpha, parts=3, on=(0, 2))
-    for i, name in enumerate(names):
-        layer = system.get_submodule(name)
-        for part, published in enumerate("qv"):
-            key = f"v2.llama_model.base_model.model.model.layers.{i}.self_attn.{published}_proj.lora"
-            layer.down.data[part] = others[f"{key}_A.weight"]
-            layer.up.data[part] = others[f"{key}_B.weight"]
-    system.projection.requires_grad_(True)
+def second(**changed: Any) -> MiniGPT4:
+    """The second version, of which the projection and the adapters are trained."""
+    adapters = LoRAConfig(rank=CONFIG["v2"]["lora_r"], alpha=float(CONFIG["v2"]["lora_alpha"]))
+    system = build("v2", template="minigptv2", lora=adapters, **changed).requires_grad_(False)
+    for name, weight in system.named_parameters():
+        weight.requires_grad_(name.startswith("projection") or name.endswith((".down", ".up")))
     return system
 
 
@@ -327,7 +331,7 @@ def loss_multi_image(golden: Golden, plain: MiniGPT4) -> None:
 
 def v2_loss(golden: Golden, plain: MiniGPT4) -> None:
     settings = golden.settings
-    system = adapted(build("v2", template="minigptv2", max_answer=1024))
+    system = second(max_answer=1024)
     instruction = INSTRUCTIONS["minigptv2"]
     assert settings["prompt_template"].format("*") == f"{instruction.before}*{instruction.after}"
     prompts = [settings["prompt_template"].format(one) for one in settings["instruction_input"]]
@@ -340,7 +344,7 @@ def v2_loss(golden: Golden, plain: MiniGPT4) -> None:
 
 def v2_conv_loss(golden: Golden, plain: MiniGPT4) -> None:
     settings = golden.settings
-    system = adapted(build("v2", template="minigptv2", max_answer=settings["max_txt_len"]))
+    system = second(max_answer=settings["max_txt_len"])
     rows = []
     for picture, questions, answers in zip(numbered(2), settings["conv_q"], settings["conv_a"], strict=True):
         prompts = [settings["prompt_template"].format(one) for one in questions.split(settings["connect_sym"])]

@@ -1,10 +1,8 @@
-"""MiniGPT-4's tower, Q-Former and key tables against the original program's numbers and published keys."""
+"""MiniGPT-4's tower, Q-Former and key tables against the original program's numbers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +11,15 @@ from golden import LOSSES, Golden, Goldens, assert_near
 from torch import Tensor, nn
 
 from plait.checkpoints.keymap import KeyMap
-from plait.checkpoints.minigpt4 import ASSEMBLED, BLIP2_STAGE1_FILE, LANGUAGE_FILE, table_of
-from plait.nn.llama import LLAMA_7B, LLaMA, LLaMAConfig
-from plait.nn.qformer import BLIP2_QFORMER, BLIP2_TEXT, Memory, QFormer, QFormerConfig, QFormerHeads, TextConfig
+from plait.checkpoints.minigpt4 import ASSEMBLED, BLIP2_STAGE1_FILE
+from plait.nn.llama import LLaMA, LLaMAConfig
+from plait.nn.qformer import BLIP2_QFORMER, Memory, QFormer, QFormerConfig, QFormerHeads, TextConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, resize_positions
 from plait.objectives.contrastive import Captions, info_nce
 from plait.objectives.qformer import ReadAndTell
 
 GOLDENS = Goldens("minigpt4")
 CONFIG, CASES = GOLDENS.config, GOLDENS.cases
-PUBLISHED = json.loads((Path(__file__).parents[1] / "goldens/minigpt4/published.json").read_text())["files"]
 
 
 def vit_config() -> VITConfig:
@@ -254,67 +251,3 @@ def round_trip(table: KeyMap, weights: dict[str, Tensor], parts: Parts) -> None:
 def test_weights_come_back() -> None:
     round_trip(ASSEMBLED, GOLDENS.weights(), tiny())
     round_trip(BLIP2_STAGE1_FILE, blip2_weights(), tiny(text=True))
-
-
-def full_size(text: bool, projection: tuple[int, int]) -> Parts:
-    """As published; Vicuna is the smaller one, whatever the projection leads to."""
-    qformer = QFormerConfig(**{**vars(BLIP2_QFORMER), "text": BLIP2_TEXT if text else None})
-    with torch.device("meta"):
-        return Parts(EVA_VIT_G, qformer, LLaMA(LLAMA_7B), nn.Linear(*projection), 256)
-
-
-def projection_of(variant: str) -> tuple[int, int]:
-    """Four neighbouring patches or a query -> LLaMA."""
-    return 4 * 1408 if "llama2" in variant else 768, 5120 if "13B" in variant else 4096
-
-
-# MiniGPT-v2's file holds adapters, for which there is no table.
-FILES = {file["variant"]: file for file in PUBLISHED if not any("lora_" in key for key in file["keys"])}
-
-
-@pytest.mark.parametrize("variant", FILES)
-def test_published_files(variant: str) -> None:
-    found = {key: tuple(shape) for key, (shape, _) in FILES[variant]["keys"].items()}
-    optional = dict.fromkeys(FILES[variant]["optional"], ())
-    parts = full_size("itm_head.weight" in found, projection_of(variant))
-    table = table_of(found, EVA_VIT_G.depth)
-    report = table.report(found | optional, shapes(parts))
-    assert (report.missing, report.unexpected, report.misshapen) == ([], [], {})
-    assert all(report.ignored.values()) and optional.keys() <= report.ignored.keys()
-    taken = {name: tensor for name, tensor in parts.state_dict().items() if table.published(name)}
-    assert set(report.mapped.values()) == taken.keys()
-    sources = [key for name in taken for key in table.published(name) or () if key is not None]
-    assert sorted(sources) == sorted(report.mapped)  # each tensor is taken once
-    written = {key: tuple(tensor.shape) for key, tensor in table.write(taken.items())}
-    repeats = {key for key, reason in report.ignored.items() if reason.startswith("repeats ")}
-    assert written == {key: found[key] for key in report.mapped.keys() | repeats}
-    given_up = {key for key in found if key not in written}
-    assert all(".inv_freq" in key or ".position_ids" in key or "t5_proj." in key for key in given_up)
-
-
-def test_files_together_fill_the_model() -> None:
-    parts = full_size(text=False, projection=(768, 4096))
-    files = [
-        file
-        for file in FILES.values()
-        if file["variant"].startswith(("pretrained_minigpt4_7B", "blip2_pretrained_f", "eva"))
-    ]
-    assert len(files) == 3
-    tables = [table_of(file["keys"], EVA_VIT_G.depth) for file in files] + [LANGUAGE_FILE]
-    for name in shapes(parts):
-        assert sum(table.published(name) is not None for table in tables) == 1, name
-    together = next(file["keys"] for file in PUBLISHED if file["file"] is None)
-    hugging = {key.removeprefix("llama_model."): () for key in together if key.startswith("llama_model.")}
-    report = table_of(hugging, EVA_VIT_G.depth).report(hugging, shapes(parts))
-    assert (report.missing, report.unexpected) == ([], [])
-
-
-def test_a_tower_with_its_last_block() -> None:
-    """The file is likely to hold 40 blocks, of which 39 are run."""
-    found = {key: tuple(shape) for key, (shape, _) in FILES["eva_vit_g.pth (ViT source)"]["keys"].items()}
-    last = EVA_VIT_G.depth - 1
-    extra = {key.replace(f"blocks.{last}.", f"blocks.{last + 1}."): () for key in found if f"blocks.{last}." in key}
-    extra |= dict.fromkeys(("norm.weight", "norm.bias", "head.weight", "head.bias", "mask_token"), ())
-    report = table_of(found, EVA_VIT_G.depth).report(found | extra, shapes(full_size(False, (768, 4096))))
-    assert (report.missing, report.unexpected, report.misshapen) == ([], [], {})
-    assert report.ignored.keys() == extra.keys() and all(report.ignored.values())

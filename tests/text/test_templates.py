@@ -110,11 +110,12 @@ def test_the_other_instructions() -> None:
     texts = {name: INSTRUCTIONS[name].segments(["Hello"]) for name in INSTRUCTIONS}
     assert texts == {
         "vicuna0": ["###Human: Hello ###Assistant: "],
+        "vicuna0_first": ["###Human: Hello ###Assistant: "],
         "llama2": ["[INST] Hello [/INST] "],
         "minigptv2": ["[INST] Hello [/INST]"],
         "plain": ["[INST] Hello [/INST]"],
     }
-    assert [INSTRUCTIONS[name].end for name in texts] == ["###", "</s>", "</s>", "</s>"]
+    assert [INSTRUCTIONS[name].end for name in texts] == ["###", "###", "</s>", "</s>", "</s>"]
 
 
 def test_places_are_filled_in_order() -> None:

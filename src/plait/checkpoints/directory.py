@@ -2,6 +2,8 @@
 
     config.json          {"plait": version, "system": "module:Class", "config": the plain configuration,
                           "parts": {name: {"parameters", "fingerprint", "licence"}},
+                          "sources": [{"file", "kind", "bytes", "sha256"}], of an import, with its "notes",
+                          "english": {"nats", "chance"}, where a language model was asked (`plait info --verify`),
                           "code": {"file", "fingerprint"}, of a system from outside the package}
     model.safetensors    every tensor of the system's state, under its own name
     tokenizer.json, ...  what the system's format writes
@@ -19,23 +21,22 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plait.checkpoints.outside import code_of, fingerprint, from_file
+from plait.checkpoints.tensors import WEIGHTS, Spec, TensorWriter, raw
 from plait.config import from_plain, to_plain
 from plait.errors import CheckpointError, ConfigError, hint, listed
 from plait.systems.base import System
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"step-(\d+)")
 
@@ -56,23 +57,48 @@ def save(
         CheckpointError: the directory holds something else, or a tensor belongs to no part.
         OSError: it cannot be written, as on a full disk; what was there stays.
     """
+    tensors = state or system.state_dict()
+    specs = {name: Spec.of(tensor) for name, tensor in tensors.items()}
+    return write(system, directory, specs, tensors.items(), beside)
+
+
+def write(
+    system: System,
+    directory: str | Path,
+    specs: Mapping[str, Spec],
+    tensors: Iterable[tuple[str, Tensor]],
+    beside: Callable[[Path], None] | None = None,
+    facts: Callable[[], Mapping[str, Any]] = dict,
+) -> Path:
+    """Writes a system whose tensors come one by one, and are not held; otherwise as `save`.
+
+    Args:
+        system: its weights are not looked at: it can be a hollow one.
+        specs: of all tensors.
+        tensors: in any order.
+        facts: what `config.json` says besides; it is asked when the weights are written.
+    """
     out = Path(directory).absolute()
-    if out.exists() and not is_checkpoint(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise CheckpointError(f"{out}: is no Plait directory and not empty; choose another one")
-    tensors = {n: tensor.detach().contiguous() for n, tensor in (state or system.state_dict()).items()}
-    description = {
-        "plait": importlib.metadata.version("plait"),
-        "system": f"{_class_of(system).__module__}:{_class_of(system).__qualname__}",
-        "config": to_plain(system.config),
-        "parts": _describe(system, {name: _digest(name, tensor) for name, tensor in tensors.items()}),
-    }
-    if code := code_of(_class_of(system)):
-        description["code"] = code.to_json()
+    _check_free(out)
+    owned = _owned(system, specs)
     folder = out.with_name(f".{out.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted save left
     folder.mkdir(parents=True)
     try:
-        _write_weights(tensors, folder / WEIGHTS)
+        digests: dict[str, str] = {}
+        with TensorWriter(folder / WEIGHTS, specs) as writer:
+            for name, tensor in tensors:
+                digests[name] = _digest(name, tensor)
+                writer.put(name, tensor)
+        description = {
+            "plait": importlib.metadata.version("plait"),
+            "system": f"{_class_of(system).__module__}:{_class_of(system).__qualname__}",
+            "config": to_plain(system.config),
+            "parts": _describe(system, owned, digests),
+            **facts(),
+        }
+        if code := code_of(_class_of(system)):
+            description["code"] = code.to_json()
         (folder / CONFIG).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         system.format.write_files(folder)
         if beside is not None:
@@ -111,12 +137,58 @@ def load(
         ConfigError: a configuration that does not fit the class.
     """
     folder = find(directory)
-    description = read_description(folder)
-    cls = _system_class(description, system, folder)
-    with _Hollow():
-        built = cls.from_files(description["config"], folder)
-    _fill(built, folder, description["parts"], torch.device(device), dtype)
+    built, description = open_hollow(folder, system)
+    wanted: dict[str, Tensor] = {}
+    for name, tensor in read(built, folder, description):
+        turned = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        wanted[name] = tensor.to(torch.device(device), turned, copy=True)
+    built.load_state_dict(wanted, assign=True)
+    del wanted
+    left = [name for name, tensor in (*built.named_parameters(), *built.named_buffers()) if tensor.is_meta]
+    if left:
+        raise CheckpointError(
+            f"{type(built).__name__}: {listed(left)} is in no file and was not computed: "
+            "register it as persistent, or compute it without torch.empty"
+        )
     return built.to(device).eval()
+
+
+def open_hollow(folder: Path, system: str | None = None) -> tuple[System, dict[str, Any]]:
+    """The system in a Plait directory without memory for its weights, and what `config.json` says.
+
+    Raises:
+        CheckpointError, ConfigError: as `load`.
+    """
+    description = read_description(folder)
+    built = hollow(_system_class(description, system, folder), description["config"], folder)
+    built.licences = {name: part["licence"] for name, part in description["parts"].items() if "licence" in part}
+    return built, description
+
+
+def hollow(cls: type[System], config: Mapping[str, Any], folder: Path) -> System:
+    """A system of a plain configuration without memory for its weights; what is computed is computed."""
+    with _Hollow():
+        return cls.from_files(config, folder)
+
+
+def _check_free(out: Path) -> None:
+    """Whether a directory can be written there.
+
+    Raises:
+        CheckpointError: something else is there.
+    """
+    if out.exists() and not _replaceable(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(f"{out}: is no Plait directory and not empty; choose another one")
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether it is a Plait directory, sound or not; a model of transformers has files of the same names."""
+    if not is_checkpoint(folder):
+        return False
+    try:
+        return "plait" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError:
+        return True
 
 
 def find(directory: str | Path) -> Path:
@@ -166,6 +238,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     return dict(value)
 
 
+def note(folder: Path, key: str, value: Any) -> None:
+    """Writes a fact into `config.json`, which is never half written."""
+    path = folder / CONFIG
+    partial = path.with_suffix(".partial")
+    described = {**read_description(folder), key: value}
+    partial.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
 class _Hollow(TorchFunctionMode):
     """Builds modules without memory for their weights.
 
@@ -209,6 +290,7 @@ def take(system: System, directory: str | Path, parts: Mapping[str, str]) -> Non
         wanted, given = ({name: tuple(t.shape) for name, t in of.items()} for of in (module.state_dict(), state))
         _compare(wanted, given, Path(directory) / theirs)
         module.load_state_dict(state)
+        system.licences = {**system.licences, mine: other.parts[theirs].licence}
 
 
 def _class_of(system: System) -> type[System]:
@@ -246,37 +328,34 @@ def _not_ours(description: Mapping[str, Any], folder: Path) -> str:
     return f"{before} but was in {state}; code is run only if you name it: give --system {found}:{name}"
 
 
-def _fill(
-    system: System, folder: Path, parts: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None
-) -> None:
-    path = folder / WEIGHTS
+def read(system: System, folder: Path, description: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a Plait directory one by one, as views of the file: the pages are the kernel's to drop.
+
+    Args:
+        system: what they are the weights of; a hollow one will do.
+
+    Raises:
+        CheckpointError: the file cannot be read or does not fit; at the end, a part whose fingerprint is another one.
+    """
+    path, parts = folder / WEIGHTS, description["parts"]
     expected = {name: tuple(tensor.shape) for name, tensor in system.state_dict().items()}
-    tensors: dict[str, Tensor] = {}
     digests: dict[str, str] = {}
     try:
         with safe_open(path, framework="pt") as file:
             _compare(expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, path)  # noqa: SIM118
             for name in expected:
-                tensor = file.get_tensor(name)  # a view of the file: the pages are the kernel's to drop
+                tensor = file.get_tensor(name)
                 digests[name] = _digest(name, tensor)
-                wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-                tensors[name] = tensor.to(device, wanted, copy=True)
+                yield name, tensor
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); fetch or save the checkpoint again") from error
-    for name, fact in _describe(system, digests).items():
+    for name, fact in _describe(system, _owned(system, digests), digests).items():
         stored = parts[name].get("fingerprint") if isinstance(parts.get(name), Mapping) else None
         if stored != fact["fingerprint"]:
             raise CheckpointError(
                 f"{folder}: the fingerprint of part {name!r} is {fact['fingerprint'][:12]}, but {CONFIG} says "
                 f"{str(stored)[:12]}: the weights were changed; fetch or save the checkpoint again"
             )
-    system.load_state_dict(tensors, assign=True)
-    hollow = [name for name, tensor in (*system.named_parameters(), *system.named_buffers()) if tensor.is_meta]
-    if hollow:
-        raise CheckpointError(
-            f"{type(system).__name__}: {listed(hollow)} is in no file and was not computed: "
-            "register it as persistent, or compute it without torch.empty"
-        )
 
 
 def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path) -> None:
@@ -295,18 +374,25 @@ def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[
             )
 
 
-def _describe(system: System, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Parameters, fingerprint and licence of each part, given a digest for each tensor of the system."""
+def _owned(system: System, names: Collection[str]) -> dict[str, list[str]]:
+    """Part -> its tensors, in order."""
     prefixes = {id(module): f"{name}." if name else "" for name, module in system.named_modules()}
-    described: dict[str, dict[str, Any]] = {}
-    rest = set(digests)
-    for name, part in system.parts.items():
-        own = sorted(key for key in digests if key.startswith(_prefix(prefixes, part.module, name)))
-        rest -= set(own)
-        fingerprint = hashlib.sha256("\n".join(digests[key] for key in own).encode()).hexdigest()
-        described[name] = {"parameters": part.parameters, "fingerprint": fingerprint, "licence": part.licence}
+    owned = {
+        name: sorted(key for key in names if key.startswith(_prefix(prefixes, part.module, name)))
+        for name, part in system.parts.items()
+    }
+    rest = sorted(set(names).difference(*owned.values()))
     if rest:
-        raise CheckpointError(f"{len(rest)} tensors of no part: {listed(sorted(rest))}; put them into a part's module")
+        raise CheckpointError(f"{len(rest)} tensors of no part: {listed(rest)}; put them into a part's module")
+    return owned
+
+
+def _describe(system: System, owned: Mapping[str, list[str]], digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Parameters, fingerprint and licence of each part, given a digest for each tensor of the system."""
+    described: dict[str, dict[str, Any]] = {}
+    for name, part in system.parts.items():
+        fingerprint = hashlib.sha256("\n".join(digests[key] for key in owned[name]).encode()).hexdigest()
+        described[name] = {"parameters": part.parameters, "fingerprint": fingerprint, "licence": part.licence}
     return described
 
 
@@ -318,19 +404,7 @@ def _prefix(prefixes: Mapping[int, str], module: nn.Module, name: str) -> str:
 
 def _digest(name: str, tensor: Tensor) -> str:
     """One line for a tensor: name, type, shape and the SHA-256 of its bytes."""
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(content.data).hexdigest()}"
-
-
-def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes tensors; a fault of the disk is the OSError that it is elsewhere."""
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(raw(tensor)).hexdigest()}"
 
 
 def _take_name(folder: Path, out: Path) -> None:

@@ -1,6 +1,7 @@
 """Tables that tell the names of published tensors from Plait's, read in both directions.
 
-A table is a dictionary: a name of ours to the published one, or to several whose rows ours holds one below the other.
+A table is a dictionary: a name of ours to the published one, or to several whose rows ours holds one below the other
+(or that it holds along an axis of its own: `Stacked`).
 Names are templates, so that one line serves all layers. With the names and shapes that a model has, a table knows every
 key that a file must hold; with a model's tensors, it writes the file again.
 
@@ -12,20 +13,28 @@ key that a file must hold; with a model's tensors, it writes the file again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from plait.checkpoints.tensors import Shape
 from plait.errors import CheckpointError, listed
 
 ZEROS = None
 """Rows that no published tensor holds: as many as each of the others has. Zeros on import, left out on export; only for
 rows without effect, such as the bias of keys, which shifts all scores of a query alike."""
 
-Shape = tuple[int, ...]
-Source = str | tuple[str | None, ...]
+
+@dataclass(frozen=True)
+class Stacked:
+    """Published tensors that are the elements of ours along a first axis of its own."""
+
+    keys: tuple[str, ...]
+
+
+Source = str | tuple[str | None, ...] | Stacked
 
 _PLACES = {"i": r"\d+", "w": "weight|bias", "rest": ".+"}  # what stands for what in a template
 
@@ -54,6 +63,7 @@ class _Place:
     index: int
     shape: Shape
     """That it must have."""
+    stacked: bool
 
 
 class KeyMap:
@@ -76,13 +86,13 @@ class KeyMap:
         self._table = dict(table)
         self._ignored = dict(ignored or {})
         self._tied = dict(tied or {})
-        self._rules = [(_pattern(ours), _several(source)) for ours, source in self._table.items()]
+        self._rules = [(_pattern(ours), source) for ours, source in self._table.items()]
         self._reasons = [(_pattern(key), reason) for key, reason in self._ignored.items()]
 
     def under(self, published: str = "", ours: str = "") -> KeyMap:
         """The same table with a prefix to all published names, and one to all of ours."""
         return KeyMap(
-            {ours + name: _prefixed(source, published) for name, source in self._table.items()},
+            {ours + name: _mapped(source, lambda key: published + key) for name, source in self._table.items()},
             {published + key: reason for key, reason in self._ignored.items()},
             {published + key: published + original for key, original in self._tied.items()},
         )
@@ -97,9 +107,14 @@ class KeyMap:
 
     def published(self, name: str) -> tuple[str | None, ...] | None:
         """The published keys whose rows a tensor of ours holds, with ZEROS between them; None: not in the table."""
+        source = self._source(name)
+        return None if source is None else _several(source)
+
+    def _source(self, name: str) -> Source | None:
+        """The line of the table that fits a name of ours, filled in."""
         for pattern, source in self._rules:
             if match := pattern.fullmatch(name):
-                return tuple(key and key.format(**match.groupdict()) for key in source)
+                return _mapped(source, lambda key: key.format(**match.groupdict()))  # it is called here
         return None
 
     def report(self, found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Report:
@@ -151,7 +166,7 @@ class KeyMap:
             parts = waiting.setdefault(place.ours, {})
             parts[place.index] = tensor
             if len(parts) == len(place.source) - place.source.count(ZEROS):
-                yield place.ours, _joined(waiting.pop(place.ours), len(place.source))
+                yield place.ours, _joined(waiting.pop(place.ours), place)
         report = self.report(found, wanted)
         if report.missing or report.unexpected:
             raise CheckpointError(
@@ -169,11 +184,15 @@ class KeyMap:
         for copy, original in self._tied.items():
             copies.setdefault(original, []).append(copy)
         for name, tensor in tensors:
-            source = self.published(name)
+            source = self._source(name)
             if source is None:
                 raise CheckpointError(f"{name} has no published name: leave it out")
-            parts = [tensor] if len(source) == 1 else [part.clone() for part in tensor.chunk(len(source))]
-            for key, part in zip(source, parts, strict=True):
+            keys = _several(source)
+            if isinstance(source, Stacked):
+                parts = [part.clone() for part in tensor.unbind()]
+            else:
+                parts = [tensor] if len(keys) == 1 else [part.clone() for part in tensor.chunk(len(keys))]
+            for key, part in zip(keys, parts, strict=True):
                 if key is not None:
                     yield key, part
                     yield from ((copy, part.clone()) for copy in copies.get(key, ()))
@@ -181,14 +200,18 @@ class KeyMap:
     def _places(self, wanted: Mapping[str, Shape]) -> dict[str, _Place]:
         places: dict[str, _Place] = {}
         for name, shape in wanted.items():
-            source = self.published(name)
+            source = self._source(name)
             if source is None:
                 continue
-            part = tuple(shape) if len(source) == 1 else (shape[0] // len(source), *shape[1:])
-            for i, key in enumerate(source):
+            keys, stacked = _several(source), isinstance(source, Stacked)
+            if stacked:
+                part = tuple(shape[1:])
+            else:
+                part = tuple(shape) if len(keys) == 1 else (shape[0] // len(keys), *shape[1:])
+            for i, key in enumerate(keys):
                 assert key not in places, f"{name} and {places[key].ours} both take {key}"
                 if key is not None:
-                    places[key] = _Place(name, source, i, part)
+                    places[key] = _Place(name, keys, i, part, stacked)
         return places
 
     def _reason(self, key: str) -> str | None:
@@ -218,9 +241,11 @@ class _Twins:
                 raise CheckpointError(f"{copy} should repeat {original} and differs from it; the file is damaged")
 
 
-def _joined(parts: Mapping[int, Tensor], count: int) -> Tensor:
+def _joined(parts: Mapping[int, Tensor], place: _Place) -> Tensor:
     """Parts one below the other, zeros where none is."""
-    first = next(iter(parts.values()))
+    first, count = next(iter(parts.values())), len(place.source)
+    if place.stacked:
+        return torch.stack([parts[i] for i in range(count)])
     return first if count == 1 else torch.cat([parts.get(i, torch.zeros_like(first)) for i in range(count)])
 
 
@@ -240,10 +265,14 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _several(source: Source) -> tuple[str | None, ...]:
+    if isinstance(source, Stacked):
+        return source.keys
     return (source,) if isinstance(source, str) else source
 
 
-def _prefixed(source: Source, prefix: str) -> Source:
+def _mapped(source: Source, change: Callable[[str], str]) -> Source:
     if isinstance(source, str):
-        return prefix + source
-    return tuple(key and prefix + key for key in source)
+        return change(source)
+    if isinstance(source, Stacked):
+        return Stacked(tuple(map(change, source.keys)))
+    return tuple(key and change(key) for key in source)

@@ -123,7 +123,7 @@ def _readable(entries: Iterable[Entry], skips: Skips, unique: bool) -> Iterator[
     rest = iter(entries)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         while window := list(islice(rest, WINDOW)):
-            for entry, content in zip(window, pool.map(_check, window), strict=True):
+            for entry, content in zip(window, pool.map(content_of, window), strict=True):
                 if isinstance(content, str):
                     skips.broken.append(Skipped(entry.name, content))
                     continue
@@ -134,7 +134,7 @@ def _readable(entries: Iterable[Entry], skips: Skips, unique: bool) -> Iterator[
                 yield entry, content
 
 
-def _check(entry: Entry) -> bytes | str:
+def content_of(entry: Entry) -> bytes | str:
     """The bytes of a readable picture, or what is wrong with it."""
     where = entry.content
     try:

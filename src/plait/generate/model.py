@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 import torch
 from torch import Tensor
@@ -76,23 +76,43 @@ class Model:
         """How documents are laid out."""
         return self.system.format
 
+    def settings(self, preset: str | None = None, **overrides: Unpack[Overrides]) -> Settings:
+        """The settings that the system has under a name (`Format.presets`), or the default ones, changed by name.
+
+        Raises:
+            ConfigError: no such preset or setting.
+        """
+        presets = self.format.presets
+        if preset is None:
+            return _settings(None, overrides)
+        if preset not in presets:
+            known = hint(preset, presets) if presets else "it has none: leave it out"
+            raise ConfigError(f"no preset {preset!r} of {self.system.name}; {known}")
+        return _settings(_settings(None, cast("Overrides", presets[preset])), overrides)
+
     @overload
     def generate(
         self, documents: Document, settings: Settings | None = None, **overrides: Unpack[Overrides]
     ) -> Reply: ...
     @overload
     def generate(
-        self, documents: Items[Document], settings: Settings | None = None, **overrides: Unpack[Overrides]
+        self,
+        documents: Items[Document],
+        settings: Settings | Items[Settings] | None = None,
+        **overrides: Unpack[Overrides],
     ) -> list[Reply]: ...
     def generate(
-        self, documents: Document | Items[Document], settings: Settings | None = None, **overrides: Unpack[Overrides]
+        self,
+        documents: Document | Items[Document],
+        settings: Settings | Items[Settings] | None = None,
+        **overrides: Unpack[Overrides],
     ) -> Reply | list[Reply]:
         """The reply to a document, or to each of several, which then run side by side.
 
         Document i of several is drawn with `seed` + i: alone and with that seed it gets the same reply.
 
         Args:
-            settings: see `Settings`; text is greedy unless a temperature is given.
+            settings: see `Settings`; text is greedy unless a temperature is given. Or one for each document, as it is.
             overrides: the names of `Settings` but `text` and `image`; those of `Sampling` for text;
                 `image_temperature`, `image_top_k` and `image_top_p` for pictures.
 
@@ -100,40 +120,48 @@ class Model:
             DocumentError, ImageError: a document cannot be laid out or read.
             InputError: a prompt leaves no room.
         """
-        settings = _settings(settings, overrides)
         asked = [documents] if isinstance(documents, Document) else list(documents)
         if not asked:
             return []
-        each = [replace(settings, seed=settings.seed + i) for i in range(len(asked))]
-        if settings.beams > 1:
-            replies = [search(self.system, document, one) for document, one in zip(asked, each, strict=True)]
+        if settings is None or isinstance(settings, Settings):
+            first = _settings(settings, overrides)
+            each = [replace(first, seed=first.seed + i) for i in range(len(asked))]
         else:
-            replies = Engine(self.system, self.rows).run(asked, each)
+            each = [_settings(one, overrides) for one in settings]
+        both = list(zip(asked, each, strict=True))
+        beside = [pair for pair in both if pair[1].beams == 1]
+        engine = Engine(self.system, self.rows)
+        drawn = iter(engine.run([document for document, _ in beside], [one for _, one in beside]))
+        replies = [search(self.system, document, one) if one.beams > 1 else next(drawn) for document, one in both]
         return replies[0] if isinstance(documents, Document) else replies
 
     def stream(
         self, document: Document, settings: Settings | None = None, **overrides: Unpack[Overrides]
-    ) -> Iterator[Piece]:
-        """The pieces of the reply as they come: text in chunks, a picture when it is whole.
+    ) -> Generator[Piece, None, Reply]:
+        """The pieces of the reply as they come: text in chunks, a picture when it is whole; at the end the reply.
 
-        The chunks of text, joined, are the text that `generate` gives for the same settings. What beams find is known
-        at the end only.
+        The chunks of text, joined, are the text that `generate` gives for the same settings, as long as the system
+        reads what it said before as it did (`Format.read_text`); else the text is told anew. What beams find is known
+        at the end only; what may become a stop sequence is held back until it is none.
         """
         settings = _settings(settings, overrides)
         if settings.beams > 1:
-            yield from search(self.system, document, settings)
-            return
+            found = search(self.system, document, settings)
+            yield from found
+            return found
+        stops = settings.stops(self.format)
         engine = Engine(self.system, self.rows)
         number = engine.submit(document, settings)
         at, drawn, said = 0, 0, ""  # the run that is being told, pictures before it, and what was told of it
-        while engine.busy:
-            ended = dict(engine.step())
-            reply = ended.get(number)
+        reply: Reply | None = None
+        while reply is None:
+            reply = dict(engine.step()).get(number)
             runs = list(reply.runs) if reply else engine.runs(number)
             while at < len(runs):
                 whole = reply is not None or at + 1 < len(runs)
                 if runs[at].kind == "text":
-                    text = self._text(runs[at], whole)
+                    text = self._text(runs[at], whole, stops)
+                    said = said if text.startswith(said) else ""  # the system takes back what it read: told anew
                     if len(text) > len(said):
                         yield Text(text[len(said) :])
                         said = text
@@ -143,11 +171,14 @@ class Model:
                 if not whole:
                     break
                 at, said = at + 1, ""
+        return reply
 
-    def _text(self, run: Emitted, whole: bool) -> str:
-        """The text of a run so far; a character of which bytes are missing yet is held back."""
-        text = self.format.read_text(run)
-        return text if whole else text.rstrip("\ufffd")
+    def _text(self, run: Emitted, whole: bool, stops: Items[tuple[int, ...]] = ()) -> str:
+        """The text of a run so far; a character of which bytes are missing yet, or half a stop, is held back."""
+        if whole:
+            return self.format.read_text(run)
+        begun = max((n for ids in stops for n in range(1, len(ids)) if tuple(run.ids[-n:]) == ids[:n]), default=0)
+        return self.format.read_text(replace(run, ids=run.ids[: len(run.ids) - begun])).rstrip("\ufffd")
 
     @torch.inference_mode()
     def score(self, document: Document, candidates: Items[str]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,7 +81,7 @@ class LoRA(nn.Module):
     def forward(self, x: Float[Tensor, "*any i"]) -> Float[Tensor, "*any o"]:
         """The layer with its adapters."""
         out: Tensor = self.linear(x)
-        x = self.dropout(x)
+        x = self.dropout(x).to(self.down.dtype)
         added = self.scale * torch.einsum("...i,nri,nor->...no", x, self.down, self.up)
         whole = out.view(*out.shape[:-1], self.parts, -1)
         index = torch.tensor(self.on, device=out.device)
@@ -89,9 +90,20 @@ class LoRA(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The linear layer with the adapters added to its weight, which can be trained again."""
-        weight = self.linear.weight.view(self.parts, -1, self.linear.in_features)
-        weight[list(self.on)] += self.scale * self.up @ self.down
+        self.linear.weight.copy_(self.merge(self.linear.weight, self.down, self.up))
         return self.linear.requires_grad_(True)
+
+    @torch.no_grad()
+    def merge(
+        self,
+        weight: Float[Tensor, "o i"],
+        down: Float[Tensor, "n r i"],
+        up: Float[Tensor, "n p r"],
+    ) -> Float[Tensor, "o i"]:
+        """A weight with adapters added, all of which may lie outside the module. In the adapters' precision."""
+        whole = weight.to(down.dtype, copy=True).view(self.parts, -1, weight.shape[1])
+        whole[list(self.on)] += self.scale * up @ down
+        return whole.view_as(weight).to(weight.dtype)
 
 
 def add(module: nn.Module, names: list[str], rank: int, alpha: float, **settings: object) -> None:
@@ -128,3 +140,25 @@ def merge(module: nn.Module) -> None:
     for name, child in list(module.named_modules()):
         if isinstance(child, LoRA):
             module.set_submodule(name, child.merged())
+
+
+def merged_state(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """A state of `module`, one by one, as it is once all adapters are merged; the module's own weights are not read.
+
+    Args:
+        state: names and tensors, which can be read when they are asked for.
+    """
+    adapted = {f"{name}." if name else "": child for name, child in module.named_modules() if isinstance(child, LoRA)}
+    inner = {f"{prefix}linear.": prefix for prefix in adapted}
+    taken = {f"{prefix}{name}" for prefix in adapted for name in ("down", "up")}
+    for name in state:
+        stem = name.rpartition(".")[0] + "."
+        if stem not in inner:
+            if name not in taken:
+                yield name, state[name]
+            continue
+        prefix = inner[stem]
+        tensor, outer = state[name], prefix + name.removeprefix(stem)
+        if name == f"{stem}weight":
+            tensor = adapted[prefix].merge(tensor, state[f"{prefix}down"], state[f"{prefix}up"])
+        yield outer, tensor

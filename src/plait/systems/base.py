@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,16 @@ class Streams:
     weights: Mapping[str, tuple[float, ...]]
 
 
+OWN = "Apache-2.0"
+"""The licence of what Plait itself trained."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A named part of a system, for stages, import, export and `plait info`."""
 
     module: nn.Module
-    licence: str = "Apache-2.0"
+    licence: str = OWN
 
     @property
     def parameters(self) -> int:
@@ -197,6 +202,23 @@ class Format(ABC):
     def max_length(self) -> int:
         """How many elements a sequence may have."""
 
+    @property
+    def presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name -> settings of generation, by the names that `Model.generate` takes, as the system was published with.
+
+        `chat` is what a chat takes unless it is told otherwise. None, unless the system says some.
+        """
+        return {}
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Name -> a prompt as one string, with `<ImageHere>` for a picture, where the system has its own for a task.
+
+        `describe` asks for a detailed description of a picture, `continue` stands behind one that is too short
+        (`plait.data.curate`).
+        """
+        return {}
+
     def streams(self, document: Document, guidance: float) -> Streams:
         """The rows that answer a request: alone, or with an unconditional one for guidance.
 
@@ -227,6 +249,8 @@ class System(nn.Module, ABC):
 
     config: Any
     format: Format
+    licences: Mapping[str, str] = MappingProxyType({})
+    """Part -> the licence of its weights, of those that came from files."""
 
     @property
     def name(self) -> str:
@@ -263,7 +287,8 @@ class System(nn.Module, ABC):
     @property
     def parts(self) -> Mapping[str, Part]:
         """Name -> part: the modules that it holds, unless it says more of them."""
-        return {name: Part(module=module) for name, module in self.named_children()}
+        children = dict(self.named_children())
+        return {name: Part(module=child, licence=self.licences.get(name, OWN)) for name, child in children.items()}
 
     @property
     def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:

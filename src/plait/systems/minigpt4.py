@@ -36,7 +36,18 @@ from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
 from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, System, sight
 from plait.text.pieces import SentencePiece
-from plait.text.templates import ALIGNMENT, CHATS, INSTRUCTIONS, Segment, written
+from plait.text.templates import (
+    ALIGNMENT,
+    CHATS,
+    CLOSE,
+    DETAILED,
+    INSTRUCTIONS,
+    MORE,
+    OPEN,
+    PLACE,
+    Segment,
+    written,
+)
 
 READER = "vision"
 TOKENIZER = "tokenizer.model"
@@ -93,7 +104,10 @@ MINIGPT4_7B = MiniGPT4Config(vision=EVA_VIT_G, qformer=BLIP2_QFORMER, language=L
 MINIGPT4_13B = replace(MINIGPT4_7B, language=LLAMA_13B)
 MINIGPT4_LLAMA2_7B = MiniGPT4Config(vision=EVA_VIT_G, language=LLAMA2_7B, template="llama2")
 MINIGPTV2_7B = replace(
-    MINIGPT4_LLAMA2_7B, vision=replace(EVA_VIT_G, image_size=448), template="minigptv2", max_answer=1024
+    MINIGPT4_LLAMA2_7B,
+    vision=replace(EVA_VIT_G, image_size=448),
+    template="minigptv2",
+    max_answer=1024,
 )
 TINY = MiniGPT4Config(
     vision=VITConfig(image_size=32, patch=8, width=128, depth=4, heads=4, hidden=512),
@@ -135,10 +149,13 @@ class MiniGPT4(System):
 
     def read(self, pixels: Float[Tensor, "m 3 side side"]) -> Float[Tensor, "m n c"]:
         """The soft tokens of pictures."""
-        seen = self.vision_norm(self.vision(pixels))  # (m, 1 + patches, w), the class token first
+        seen = self.vision(pixels.to(self.vision.class_token.dtype))  # parts may be of several types, as published
+        seen = self.vision_norm(seen.to(self.vision_norm.weight.dtype))  # (m, 1 + patches, w), the class token first
         if self.qformer is not None:
-            return self.projection(self.qformer(seen))
-        return self.projection(seen[:, 1:].unflatten(1, (-1, self.config.joined)).flatten(2))
+            read = self.qformer(seen.to(self.qformer.queries.dtype))
+        else:
+            read = seen[:, 1:].unflatten(1, (-1, self.config.joined)).flatten(2)
+        return self.projection(read.to(self.projection.weight.dtype))
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -263,6 +280,35 @@ class MiniGPT4Format(Format):
     def text_ids(self, text: str) -> tuple[int, ...]:
         """As one segment."""
         return tuple(self.text.encode(text))
+
+    @property
+    def presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """`chat`, the defaults of the present code; `first_release`, those of the first (April 2023): five beams.
+
+        Both cut a conversation that is too long from its beginning, end where the next role begins, and count the
+        start symbol as said (`Settings.said`). A small model says no more than a quarter of its positions.
+        """
+        common = {"stop": self._separators(), "said": (self.text.bos,), "cut_prompt": True}
+        chat = {"temperature": 1.0, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.05}
+        most = self.max_length // 4
+        return {
+            "chat": {**common, **chat, "max_new_tokens": min(300, most)},
+            "first_release": {**common, "max_new_tokens": min(200, most), "beams": 5},
+        }
+
+    def _separators(self) -> tuple[tuple[int, ...], ...]:
+        """What stands behind a message of the chat as ids: at the beginning of a word, and within one."""
+        separator, line = self.chat.separator, "\n"  # a line break is a byte, with which no piece is joined
+        if not separator:
+            return ()
+        within = self.text_ids(line + separator)[len(self.text_ids(line)) :]
+        return tuple(dict.fromkeys((self.text_ids(separator), within)))
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Those that the descriptions of the second stage were asked for with (section 3.2)."""
+        before, after = self.instruction.before, self.instruction.after
+        return {"describe": f"{before}{OPEN}{PLACE}{CLOSE}{DETAILED}{after}", "continue": f"{before}{MORE}{after}"}
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """Text up to `</s>`."""

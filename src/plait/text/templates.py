@@ -96,6 +96,7 @@ V2_INSTRUCTION = replace(LLAMA2_INSTRUCTION, after=" [/INST]")
 
 INSTRUCTIONS = {
     "vicuna0": VICUNA0_INSTRUCTION,
+    "vicuna0_first": VICUNA0_INSTRUCTION,
     "llama2": LLAMA2_INSTRUCTION,
     "minigptv2": V2_INSTRUCTION,
     "plain": V2_INSTRUCTION,
@@ -108,6 +109,10 @@ ALIGNMENT = (
     "Could you describe the contents of this image for me?",
 )
 """What is asked of a picture in the second stage; one for each batch."""
+
+DETAILED = "Describe this image in detail. Give as many details as possible. Say everything you see."
+"""What a model of the first stage is asked, to write data for the second (section 3.2); then, if it says little:"""
+MORE = "Continue"
 
 
 def written(pieces: Sequence[Piece]) -> list[Segment]:
