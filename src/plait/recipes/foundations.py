@@ -39,7 +39,7 @@ def tiny() -> Recipe:
     config = TINY
     told = Shapes(seed=SEED, length=1_000_000, mix={"describe": 1.0})
     pairs: dict[str, Source] = {
-        "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 3), mix={"caption": 1.0})
+        "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 1.0})
     }
     return Recipe(
         name="foundations/tiny",
