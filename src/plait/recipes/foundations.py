@@ -45,11 +45,11 @@ def tiny() -> Recipe:
         name="foundations/tiny",
         build=functools.partial(build, config, told),
         stages=(
-            clip_stage(config, pairs, steps=120),
-            eva_stage(config, pairs, steps=100),
-            qformer_stage(config, pairs, steps=200),
+            clip_stage(config, pairs, steps=400),
+            eva_stage(config, pairs, steps=60),
+            qformer_stage(config, pairs, steps=150),
             language_stage(config, {"shapes": told}, steps=500),
-            bridge_stage(config, pairs, steps=500),
+            bridge_stage(config, pairs, steps=600),
         ),
         tasks=(ShapesRetrieval(seed=SEED + 2), ShapesCaption(held=Held(seed=SEED + 2), asked=False)),
     )
