@@ -164,6 +164,17 @@ def test_half_right():
     assert 0 < scores["vqa"]["accuracy"] < 0.5
 
 
+def test_a_model_that_is_not_spoken_to_is_shown_the_picture_alone():
+    class Captioner(Oracle):
+        def answer(self, document):
+            (image,) = document.pieces
+            caption = language.say(image.source.scene.objects, language.WORDINGS[0])
+            return [Text(f"{caption}\nand more that does not count")]
+
+    scores = evaluate(Captioner(HELD), [ShapesCaption(held=HELD, asked=False)])["caption"]
+    assert scores["object_f1"] == 1 and scores["unread"] == 0
+
+
 def test_the_held_out_scenes():
     items = Held().items()
     assert sum(item.counts for item in items) == 500

@@ -96,3 +96,16 @@ def test_resized_positions() -> None:
     assert larger[0, 0].tolist() == [0.0] * 4  # the class token's
     flat = resize_positions(torch.ones(1, 10, 4), 7, 2)
     torch.testing.assert_close(flat, torch.ones(1, 15, 4))
+
+
+def test_hidden_patches_are_not_seen() -> None:
+    model, first = tower(), pixels(1, 3, 12, 12)
+    hidden = torch.zeros(1, 9, dtype=torch.bool)
+    hidden[0, 4] = True
+    second = first.clone()
+    second[..., 4:8, 4:8] = 0.3  # the patch in the middle
+    assert not torch.allclose(model(first), model(second))
+    instead = torch.full((8,), 0.1)
+    torch.testing.assert_close(model(first, hidden, instead), model(second, hidden, instead))
+    assert not torch.allclose(model(first, hidden, instead), model(first, hidden, 2 * instead))
+    torch.testing.assert_close(model(first, torch.zeros_like(hidden), instead), model(first))

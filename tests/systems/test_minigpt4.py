@@ -119,7 +119,7 @@ def test_what_has_no_place_is_refused(picture: Picture) -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match="64 patches cannot be joined by 5"):
+    with pytest.raises(ConfigError, match="16 patches cannot be joined by 5"):
         replace(TINY, qformer=None, joined=5)
     with pytest.raises(ConfigError, match="no template 'vicuna'; there are vicuna0"):
         replace(TINY, template="vicuna")

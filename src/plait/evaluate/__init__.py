@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from plait.checkpoints.outside import from_file, is_outside
 from plait.errors import ConfigError, hint
 from plait.evaluate import shapes
+from plait.evaluate.retrieval import ShapesRetrieval
 from plait.generate.model import Model
 
 Scores = Mapping[str, Any]
@@ -38,6 +39,7 @@ TASKS: dict[str, Factory] = {
     "shapes/caption": lambda limit: [shapes.ShapesCaption(held=shapes.Held.at_most(limit))],
     "shapes/description": lambda limit: [shapes.ShapesDescription(held=shapes.Held.at_most(limit))],
     "shapes/vqa": lambda limit: [shapes.ShapesQuestions(held=shapes.Held.at_most(limit))],
+    "shapes/retrieval": lambda limit: [ShapesRetrieval.at_most(limit)],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
 }
 

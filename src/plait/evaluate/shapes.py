@@ -128,14 +128,18 @@ class ShapesCaption:
     """Describe the picture. Scores by objects named with colour, shape and place, over all captions together.
 
     A caption that the world's grammar cannot read names nothing; `unread` is the share of those.
+
+    Args:
+        asked: False for a model that is not spoken to: it is shown the picture alone, and its first line counts.
     """
 
     name: ClassVar[str] = "caption"
     held: Held = field(default_factory=Held)
+    asked: bool = True
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"object_f1", "unread", "n", "by_objects", "by_pairs"}."""
-        return _scores(_described(self.held, model), _object_f1)
+        return _scores(_described(self.held, model, self.asked), _object_f1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,16 +224,17 @@ class ShapesDraw:
         return _scores(marks, _object_accuracy)
 
 
-def _described(held: Held, model: Model) -> list[_Mark]:
-    """Each scene with what the model says when it is asked to describe it."""
+def _described(held: Held, model: Model, asked: bool = True) -> list[_Mark]:
+    """Each scene with what the model says when it is asked to describe it, or in the first line after its picture."""
     items = held.items()
-    requests = (language.REQUESTS[item.number % len(language.REQUESTS)] for item in items)
-    prompts = [
-        Document([Turn("user", [held.picture(item.example.scene), Text(request)])])
-        for item, request in zip(items, requests, strict=True)
-    ]
+    pictures = [held.picture(item.example.scene) for item in items]
+    prompts = [Document([picture]) for picture in pictures]
+    if asked:
+        requests = [Text(language.REQUESTS[item.number % len(language.REQUESTS)]) for item in items]
+        prompts = [Document([Turn("user", [*pair])]) for pair in zip(pictures, requests, strict=True)]
     replies = model.generate(prompts, Settings(max_new_tokens=CAPTION_TOKENS))
-    return [_Mark(item, reply.text) for item, reply in zip(items, replies, strict=True)]
+    said = [reply.text if asked else reply.text.partition("\n")[0] for reply in replies]
+    return [_Mark(item, text) for item, text in zip(items, said, strict=True)]
 
 
 def tasks(limit: int | None = None) -> tuple[ShapesCaption, ShapesQuestions, ShapesDraw]:

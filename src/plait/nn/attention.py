@@ -26,7 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from plait.errors import InputError
 
-WRITTEN_OUT = 512  # sequences up to this length, see _attend
+WRITTEN_OUT = 512  # sequences up to this length, see _written_out
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, t, h, d) three times -> (b, t, h, d)
 
 
@@ -113,9 +113,24 @@ def whole(seen: Bool[Tensor, "b _ k"] | None = None) -> Attend:
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        if not _written_out(q, k):
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        scores = q.shape[-1] ** -0.5 * q @ k.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return (scores.softmax(-1) @ v).transpose(1, 2)
 
     return run
+
+
+def _written_out(q: Tensor, k: Tensor) -> bool:
+    """Whether attention (s, h, n, d) is to be three matrix products, with the scores written out.
+
+    In bf16 the CPU kernel's backward takes five times as long (measured for n = 85 and 150), so short sequences are
+    trained that way.
+    """
+    short = max(q.shape[-2], k.shape[-2]) <= WRITTEN_OUT
+    return short and q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled()
 
 
 class Visibility:
@@ -219,13 +234,9 @@ class Visibility:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, score: Score) -> Tensor:
-    """Attention (s, h, n, d) under a mask (s, 1, n, n), or plainly causal where there is none.
-
-    In bf16 the CPU kernel's backward takes five times as long as three matrix products with the scores written out
-    (measured for n = 85 and 150), so short sequences are trained that way.
-    """
+    """Attention (s, h, n, d) under a mask (s, 1, n, n), or plainly causal where there is none."""
     n = q.shape[-2]
-    written_out = q.dtype == torch.bfloat16 and torch.is_grad_enabled() and n <= WRITTEN_OUT
+    written_out = _written_out(q, k)
     if score.bias is None and not written_out:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=score.scale)
     order = torch.arange(n, device=q.device)

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from plait.errors import ConfigError, InputError
@@ -83,8 +83,18 @@ class ViT(nn.Module):
         nn.init.trunc_normal_(self.class_token, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
 
-    def forward(self, pixels: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b n c"]:
+    def forward(
+        self,
+        pixels: Float[Tensor, "b 3 y x"],
+        hidden: Bool[Tensor, "b p"] | None = None,
+        instead: Float[Tensor, " c"] | None = None,
+    ) -> Float[Tensor, "b n c"]:
         """Class token, then patches in raster order. Positions are resized where the picture has another size.
+
+        Args:
+            pixels: of pictures of one size.
+            hidden: patches that are not shown; None: all are.
+            instead: what stands in their places.
 
         Raises:
             InputError: height or width is no multiple of the patch.
@@ -96,6 +106,8 @@ class ViT(nn.Module):
                 f"a picture of {height} x {width} pixels does not divide into patches of {side} x {side}: resize it"
             )
         patches = self.patch(pixels).flatten(2).transpose(1, 2)  # (b, n - 1, c)
+        if hidden is not None and instead is not None:
+            patches = torch.where(hidden[..., None], instead.to(patches.dtype), patches)
         x = torch.cat((self.class_token.expand(len(pixels), -1, -1), patches), dim=1)
         x = self.embed_norm(x + resize_positions(self.positions, height // side, width // side))
         position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])

@@ -1,9 +1,10 @@
-"""Values over all ranks. One rank, or none initialised: what was given. No gradient passes."""
+"""Values over all ranks. One rank, or none initialised: what was given. Gradients pass where it is said."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,10 @@ def all_sum(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_gather_rows(tensor: Tensor) -> Tensor:
-    """The rows of all ranks, in the order of ranks; ranks may have different numbers of rows. # (n, ...)"""
+    """The rows of all ranks, in the order of ranks; ranks may have different numbers of rows. # (n, ...)
+
+    No gradient passes: `joined_rows` is the same with it.
+    """
     ranks = _ranks()
     if ranks == 1:
         return tensor.detach()
@@ -38,6 +42,31 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
     gathered = [torch.empty_like(padded) for _ in range(ranks)]
     dist.all_gather(gathered, padded)
     return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
+
+
+def joined_rows(tensor: Tensor) -> tuple[Tensor, slice]:
+    """The rows of all ranks, and which of them are this rank's. # (n, ...)
+
+    The gradients that all ranks have for a row are summed where the row comes from: as if one process held all.
+    """
+    if _ranks() == 1:
+        return tensor, slice(0, len(tensor))
+    counts = all_gather_rows(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    first = sum(counts[: dist.get_rank()])
+    own = slice(first, first + len(tensor))
+    rows: Tensor = _Joined.apply(tensor, own)  # type: ignore[no-untyped-call]
+    return rows, own
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, own: slice) -> Tensor:
+        ctx.own = own
+        return all_gather_rows(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return all_sum(gradient)[ctx.own], None
 
 
 @contextlib.contextmanager

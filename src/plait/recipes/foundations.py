@@ -8,11 +8,18 @@ from __future__ import annotations
 import functools
 import itertools
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from plait.data.packs import Data, Source
 from plait.data.shapes import Shapes
+from plait.evaluate.retrieval import ShapesRetrieval
+from plait.evaluate.shapes import Held, ShapesCaption
+from plait.objectives.contrastive import Contrast
+from plait.objectives.masked_image import MaskedImage, Predictor
+from plait.objectives.qformer import ReadAndTell
 from plait.objectives.tokens import NextToken
 from plait.recipes.cm3leon import texts
 from plait.systems.foundations import TINY, Foundations, FoundationsConfig
@@ -23,17 +30,149 @@ from plait.train.stage import Optimiser, Recipe, Schedule, Stage, Update
 
 SEED = 20210226
 TOKENIZER_TEXTS = 3000  # documents that the pieces are learned from
+PACK = 480  # inputs of a row: some 16 pairs
+WINDOW = 2048  # documents planned together: more than a step takes, or they would be laid out again and again
 
 
 def tiny() -> Recipe:
     """All parts, one stage each."""
     config = TINY
     told = Shapes(seed=SEED, length=1_000_000, mix={"describe": 1.0})
+    pairs: dict[str, Source] = {
+        "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 1.0})
+    }
     return Recipe(
         name="foundations/tiny",
         build=functools.partial(build, config, told),
-        stages=(language_stage(config, {"shapes": told}, steps=500),),
+        stages=(
+            clip_stage(config, pairs, steps=400),
+            eva_stage(config, pairs, steps=60),
+            qformer_stage(config, pairs, steps=150),
+            language_stage(config, {"shapes": told}, steps=500),
+            bridge_stage(config, pairs, steps=600),
+        ),
+        tasks=(ShapesRetrieval(seed=SEED + 2), ShapesCaption(held=Held(seed=SEED + 2), asked=False)),
     )
+
+
+def clip_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
+    """Both towers of CLIP from scratch, on pairs: documents of a picture and its caption."""
+    return Stage(
+        name="clip",
+        data=Data(sources=sources, rows=14, length=PACK, window=WINDOW, seed=SEED + 1),
+        updates=(
+            Update(
+                objective=Contrast(),
+                optimisers=(
+                    _matrices("clip.*.blocks.*.attention.*.weight", "clip.*.blocks.*.mlp.*.weight"),
+                    Optimiser(train=("clip.*",), lr=3e-3),
+                ),
+            ),
+        ),
+        steps=steps,
+        schedule=Schedule(warmup=20),
+        precision="bf16",
+    )
+
+
+def eva_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
+    """EVA's tower, which begins as CLIP's, on pictures of which patches are hidden."""
+    return Stage(
+        name="eva",
+        data=Data(
+            sources=sources, rows=256, length=config.blip2.vectors - 1, reads="pictures", window=WINDOW, seed=SEED + 2
+        ),
+        updates=(
+            Update(
+                objective=MaskedImage(),
+                optimisers=(
+                    _matrices("blip2.vision.blocks.*.attention.*.weight", "blip2.vision.blocks.*.mlp.*.weight"),
+                    Optimiser(train=("blip2.vision.*", "predictor:*"), lr=3e-3),
+                ),
+            ),
+        ),
+        before=(begin_eva,),
+        companions={"predictor": predictor},
+        steps=steps,
+        schedule=Schedule(warmup=20),
+        precision="bf16",
+    )
+
+
+def qformer_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
+    """BLIP-2's first stage, on pairs: the Q-Former and the norm behind EVA's tower, which stays as it is."""
+    return Stage(
+        name="qformer",
+        data=Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 3),
+        updates=(
+            Update(
+                objective=ReadAndTell(),
+                optimisers=(
+                    _matrices(
+                        "qformer.blocks.*.attention.part.*.weight",
+                        "qformer.blocks.*.cross.part.*.weight",
+                        "qformer.blocks.*mlp.part.*.weight",
+                        lr=0.03,
+                    ),
+                    Optimiser(train=("qformer.*", "heads_of_qformer.*", "blip2.vision_norm.*"), lr=3e-3),
+                ),
+            ),
+        ),
+        steps=steps,
+        schedule=Schedule(warmup=20),
+        precision="bf16",
+    )
+
+
+def bridge_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
+    """BLIP-2's second stage, on pairs: a copy of the Q-Former learns to be read by the language model, which stays."""
+    return Stage(
+        name="bridge",
+        data=Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 4),
+        updates=(
+            Update(
+                objective=NextToken(),
+                optimisers=(
+                    _matrices(
+                        "blip2.qformer.blocks.*.attention.part.*.weight",
+                        "blip2.qformer.blocks.*.cross.part.*.weight",
+                        "blip2.qformer.blocks.*mlp.part.*.weight",
+                    ),
+                    Optimiser(train=("blip2.qformer.*", "blip2.projection.*"), lr=3e-3),
+                ),
+            ),
+        ),
+        before=(begin_bridge,),
+        steps=steps,
+        schedule=Schedule(warmup=20),
+        precision="bf16",
+    )
+
+
+def begin_eva(system: Any) -> None:
+    """Gives EVA's tower what CLIP's has learned: CLIP's has one part more, the norm behind the embedding."""
+    _take(system.eva, system.clip.image)
+
+
+def predictor(system: Any) -> Predictor:
+    """From EVA's width to CLIP's."""
+    return Predictor(system.config.blip2.vision.width, system.config.clip.image.width)
+
+
+def begin_bridge(system: Any) -> None:
+    """Gives the bridge what the Q-Former has learned, but for its text branch."""
+    _take(system.blip2.qformer, system.qformer)
+
+
+def _take(into: nn.Module, learned: nn.Module) -> None:
+    """Copies the tensors whose names both have."""
+    own, theirs = into.state_dict(), learned.state_dict()
+    into.load_state_dict({name: theirs.get(name, tensor) for name, tensor in own.items()})
+
+
+def _matrices(*train: str, lr: float = 0.02) -> Optimiser:
+    """Muon, for the matrices of blocks."""
+    return Optimiser(train=train, kind="muon", lr=lr, betas=(0.95, 0.0))
 
 
 def language_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:

@@ -1,6 +1,7 @@
 """What the published systems took as pretrained, in one system that the recipe `foundations/tiny` trains.
 
     language      text ─▶ LLaMA ─▶ words
+    clip          pixels ─▶ CLIP's tower ─▶ compared ◀─ tower of texts ◀─ text
     eva           pixels ─▶ EVA's tower
     qformer       pixels ─▶ eva ─▶ LayerNorm ─▶ Q-Former ◀─ text          BLIP-2's first stage: compare, match, caption
     bridge        pixels ─▶ eva ─▶ LayerNorm ─▶ Q-Former ─▶ linear ─▶ LLaMA ─▶ words                 its second stage
@@ -17,17 +18,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from plait.config import from_plain
 from plait.document import Image
 from plait.errors import ConfigError
 from plait.nn.attention import KVCache
+from plait.nn.clip import CLIP, CLIPConfig, CLIPTextConfig
 from plait.nn.qformer import QFormer, QFormerConfig, QFormerHeads, TextConfig
+from plait.nn.vit import ViT
 from plait.sequence import Batch
 from plait.systems.base import Emitted, Hidden, Part, System
+from plait.systems.minigpt4 import CAPTION_END, READER, MiniGPT4, MiniGPT4Config
 from plait.systems.minigpt4 import TINY as MINIGPT4_TINY
-from plait.systems.minigpt4 import MiniGPT4, MiniGPT4Config
 from plait.text.pieces import SentencePiece
 
 
@@ -41,6 +46,8 @@ class FoundationsConfig:
 
     blip2: MiniGPT4Config
     """Tower, Q-Former and language model; how text is laid out."""
+    clip: CLIPConfig
+    """Its texts are of the language model's ids."""
     text: TextConfig
     """Text branch of the Q-Former in BLIP-2's first stage; its ids are the language model's."""
     shared: int
@@ -57,7 +64,22 @@ class FoundationsConfig:
         return replace(self.blip2.qformer, text=self.text)
 
 
-TINY = FoundationsConfig(blip2=MINIGPT4_TINY, text=TextConfig(vocabulary=513, positions=96), shared=64)
+LOOKED_AT = 16
+"""Candidates of each query that matching looks at; BLIP-2 has 128 on COCO."""
+
+Similarity = Callable[[Items[Image], Items[str]], tuple[Tensor, Tensor]]
+"""Pictures and texts -> scores of texts for each picture (m, k), and of pictures for each text (k, m)."""
+
+TINY = FoundationsConfig(
+    blip2=MINIGPT4_TINY,
+    clip=CLIPConfig(
+        image=replace(MINIGPT4_TINY.vision, eps=1e-5),
+        text=CLIPTextConfig(vocabulary=512, positions=96, width=96, depth=2, heads=4, hidden=384),
+        shared=96,
+    ),
+    text=TextConfig(vocabulary=513, positions=96),
+    shared=64,
+)
 
 
 class Foundations(System):
@@ -67,13 +89,75 @@ class Foundations(System):
         super().__init__()
         self.config = config
         self.blip2 = MiniGPT4(config.blip2, text)
+        self.clip = CLIP(config.clip)
         self.qformer = QFormer(config.qformer)
         self.heads_of_qformer = QFormerHeads(config.qformer, config.shared)
         self.format = self.blip2.format
+        self.pieces = text
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """BLIP-2's second stage, or the language model where there are no pictures."""
         return self.blip2(batch, cache)
+
+    @property
+    def eva(self) -> ViT:
+        """EVA's tower."""
+        return self.blip2.vision
+
+    def see(self, pixels: Float[Tensor, "m 3 y x"]) -> Float[Tensor, "m n c"]:
+        """What the Q-Former looks at."""
+        seen: Tensor = self.blip2.vision_norm(self.blip2.vision(pixels))
+        return seen
+
+    @property
+    def begin(self) -> int:
+        """With which the Q-Former begins a caption; BLIP-2's [DEC]."""
+        return self.config.text.vocabulary - 1
+
+    @property
+    def similarities(self) -> Mapping[str, Similarity]:
+        """How like pictures are to texts: by CLIP; by the Q-Former; and by it, the nearest looked at once more."""
+        return {
+            "clip": self._by_clip,
+            "qformer": self._by_qformer,
+            "qformer_matched": self._by_matching,
+        }
+
+    def _by_clip(self, pictures: Items[Image], texts: Items[str]) -> tuple[Tensor, Tensor]:
+        ids, real = self._padded(texts)
+        image, text = self.clip.image_features(self._pixels(pictures)), self.clip.text_features(ids, real)
+        likeness = self.clip.similarity(image, text)
+        return likeness, likeness.T
+
+    def _by_qformer(self, pictures: Items[Image], texts: Items[str]) -> tuple[Tensor, Tensor]:
+        likeness = self._nearest(self.see(self._pixels(pictures)), *self._padded(texts))
+        return likeness, likeness.T
+
+    def _by_matching(self, pictures: Items[Image], texts: Items[str]) -> tuple[Tensor, Tensor]:
+        image, (ids, real) = self.see(self._pixels(pictures)), self._padded(texts)
+        likeness = self._nearest(image, ids, real)
+
+        def matched(picture: Tensor, text: Tensor) -> Tensor:
+            both = self.qformer.read_both(image[picture], ids[text], real[text])
+            return self.heads_of_qformer.match(both[:, : self.qformer.config.queries])[:, 1]
+
+        return _again(likeness, matched), _again(likeness.T, lambda text, picture: matched(picture, text))
+
+    def _nearest(self, image: Tensor, ids: Tensor, real: Tensor) -> Tensor:
+        features = self.heads_of_qformer.image_features(self.qformer(image))
+        first = self.heads_of_qformer.text_features(self.qformer.read_text(ids, real)[:, :1])[:, 0]
+        return self.heads_of_qformer.similarity(features, first)
+
+    def _pixels(self, pictures: Items[Image]) -> Tensor:
+        prepare = self.format.preprocess()[READER]
+        return torch.stack([torch.from_numpy(prepare(picture)) for picture in pictures]).to(self.device)
+
+    def _padded(self, texts: Items[str]) -> tuple[Tensor, Tensor]:
+        """(m, t) ids as in training, from the first symbol of a document to the end of the caption; which are real."""
+        text = self.pieces
+        rows = [torch.tensor([text.bos, *text.encode(one + CAPTION_END)]) for one in texts]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.device)
+        return ids.clamp(min=0), ids >= 0
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -93,6 +177,7 @@ class Foundations(System):
     def parts(self) -> Mapping[str, Part]:
         """Those that other systems take, and `projection`, which leads from the bridge to the language model."""
         modules = {
+            "clip": self.clip,
             "eva": self.blip2.vision,
             "vision_norm": self.blip2.vision_norm,
             "qformer": self.qformer,
@@ -108,3 +193,17 @@ class Foundations(System):
         """From a plain `FoundationsConfig` and the tokenizer."""
         sizes = from_plain(FoundationsConfig, config)
         return cls(sizes, SentencePiece.read(directory / "tokenizer.model", pad=sizes.blip2.pad))
+
+
+def _again(likeness: Tensor, matched: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Likeness (q, c), to which for the nearest candidates of each query that of matching is added; the others follow.
+
+    As released: the logit of matching is added to the likeness of the contrast.
+    """
+    q, c = likeness.shape
+    near = likeness.topk(min(LOOKED_AT, c), dim=1).indices
+    out = likeness - 1e4
+    for row in range(q):
+        nearest = near[row]
+        out[row, nearest] = likeness[row, nearest] + matched(torch.full_like(nearest, row), nearest)
+    return out

@@ -110,8 +110,8 @@ MINIGPTV2_7B = replace(
     max_answer=1024,
 )
 TINY = MiniGPT4Config(
-    vision=VITConfig(image_size=32, patch=4, width=96, depth=4, heads=4, hidden=384),
-    qformer=QFormerConfig(width=96, depth=4, heads=4, hidden=384, queries=8, image_width=96),
+    vision=VITConfig(image_size=32, patch=8, width=128, depth=4, heads=4, hidden=512),
+    qformer=QFormerConfig(width=96, depth=4, heads=4, hidden=192, queries=8, image_width=128),
     language=LLaMAConfig(vocabulary=512, width=128, hidden=344, depth=4, heads=4, positions=512),
     template="plain",
     pad="<unk>",

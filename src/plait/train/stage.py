@@ -21,7 +21,10 @@ from plait.systems.base import System
 
 
 class Objective(Protocol):
-    """What a stage minimises: sums per term, which the loop divides by their counts over all ranks and micro-steps."""
+    """What a stage minimises: sums per term, which the loop divides by their counts over all ranks and micro-steps.
+
+    One whose attribute `whole_batch` is true compares all that a step holds with each other: no accumulation.
+    """
 
     def counts(self, batch: Batch, /) -> dict[str, float]:
         """What each term is divided by, from the batch alone."""
@@ -154,6 +157,12 @@ class Stage:
         if self.steps < 1 or self.accumulate < 1 or self.save_every < 1 or self.probe_every < 1:
             numbers = (self.steps, self.accumulate, self.save_every, self.probe_every)
             raise ConfigError(f"steps, accumulate, save_every, probe_every = {numbers}: each must be at least 1")
+        whole = [type(u.objective).__name__ for u in self.updates if getattr(u.objective, "whole_batch", False)]
+        if whole and self.accumulate > 1:
+            raise ConfigError(
+                f"accumulate {self.accumulate} with {whole[0]}, which compares the pairs of a whole step: leave it at "
+                "1 and give more rows"
+            )
         periods = [update.period for update in self.updates]
         if periods[:1] != [1] or min(periods) < 1:
             raise ConfigError(

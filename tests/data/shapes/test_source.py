@@ -60,6 +60,14 @@ def test_questions_and_both():
         assert places == ({0, 1, 2, 3} if described else set())
 
 
+def test_caption():
+    shown, drawn = only("caption"), only("draw")
+    for i in range(5):
+        image, text = shown[i].pieces
+        assert (text, image) == drawn[i].pieces
+        assert text.text == shown.example(i).caption
+
+
 def test_mix_is_kept():
     source = replace(SOURCE, length=2000, mix={"draw": 3, "questions": 1, "both": 0})
     counts = Counter(source.kind(i) for i in range(len(source)))
@@ -109,7 +117,7 @@ def test_the_words_are_few():
         ({"objects": (0, 1)}, "1 to 9"),
         ({"objects": (10,)}, "1 to 9"),
         ({"resolution": 8}, "resolution=8.*at least 16"),
-        ({"mix": {"paint": 1}}, "paint.*draw, describe"),
+        ({"mix": {"paint": 1}}, "paint.*draw, caption, describe"),
         ({"mix": {"draw": 0}}, "not all 0"),
         ({"mix": {"draw": 2, "both": -1}}, "shares"),
         ({"length": -1}, "length=-1"),

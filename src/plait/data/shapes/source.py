@@ -1,4 +1,4 @@
-"""Documents of the world by index: captions to draw, pictures to describe, pictures to answer questions on."""
+"""Documents of the world by index: captions to draw, pictures with captions, pictures to answer questions on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plait.data.shapes.world import PLACES, Scene, SceneImage
 from plait.document import Document, Image, Piece, Text, Turn
 from plait.errors import ConfigError
 
-KINDS = ("draw", "describe", "questions", "both")
+KINDS = ("draw", "caption", "describe", "questions", "both")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Shapes:
     The kinds of document, by the shares of `mix`:
 
         draw       a caption, then the picture
+        caption    a picture, then its caption
         describe   turns: picture and request, caption
         questions  turns: picture and first question, answer, second question, answer, ...
         both       the same with a request, and the caption, at a random place among the questions
@@ -104,6 +105,8 @@ class Shapes:
         image = Image(SceneImage(scene, self.resolution))
         if kind == "draw":
             return Document([Text(self._caption(i, scene).text), image])
+        if kind == "caption":
+            return Document([image, Text(self._caption(i, scene).text)])
         said: list[tuple[str, str]] = []
         if kind != "describe":
             asked = 1 + chance.below(self.questions_each)

@@ -1,0 +1,90 @@
+"""The stages of foundations/tiny: what each trains, what it leaves alone, two steps of each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from plait.data.shapes import Shapes
+from plait.nn.llama import LLaMAConfig
+from plait.recipes import foundations
+from plait.recipes.foundations import begin_bridge, begin_eva, bridge_stage, build, clip_stage, eva_stage, qformer_stage
+from plait.systems.foundations import TINY, Foundations
+from plait.text.pieces import SentencePiece
+from plait.train.loop import Loop
+from plait.train.optim import assign
+from plait.train.parallel import Ranks
+from plait.train.stage import Stage
+
+PAIRS = Shapes(seed=1, length=1000, objects=(1, 2, 3), mix={"caption": 1.0})
+STAGES = {"clip": clip_stage, "eva": eva_stage, "qformer": qformer_stage, "bridge": bridge_stage}
+TRAINED = {
+    "clip": ("clip.",),
+    "eva": ("blip2.vision.",),
+    "qformer": ("qformer.", "heads_of_qformer.", "blip2.vision_norm."),
+    "bridge": ("blip2.qformer.", "blip2.projection."),
+}
+LANGUAGE = LLaMAConfig(vocabulary=512, width=32, hidden=64, depth=1, heads=2)
+SMALL = replace(TINY, blip2=replace(TINY.blip2, language=LANGUAGE))
+
+
+@pytest.fixture(scope="module")
+def text() -> SentencePiece:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foundations, "TOKENIZER_TEXTS", 300)
+        return build(SMALL, PAIRS).format.text
+
+
+@pytest.fixture
+def system(text: SentencePiece) -> Foundations:
+    torch.manual_seed(0)
+    return Foundations(SMALL, text)
+
+
+def stage(name: str) -> Stage:
+    made = STAGES[name](SMALL, {"shapes": PAIRS}, 2)
+    return replace(made, data=replace(made.data, rows=2, window=64))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_trains_its_part_and_nothing_else(name: str, system: Foundations) -> None:
+    before = {key: tensor.clone() for key, tensor in system.state_dict().items()}
+    loop = Loop(system, stage(name), Ranks())
+    records = [loop.advance() for _ in range(2)]
+    loop.finish()
+    assert all(record["broken"] == record["skipped"] == 0 and record["sequences"] > 1 for record in records)
+    changed = {key for key, tensor in system.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert changed
+    for prefix in TRAINED[name]:
+        assert any(key.startswith(prefix) for key in changed), prefix
+    assert not [key for key in changed if not key.startswith(TRAINED[name])]
+
+
+def test_every_matrix_of_the_blocks_goes_to_muon(system: Foundations) -> None:
+    names = [name for name, _ in system.named_parameters()]
+    for name in STAGES:
+        others = names if name != "eva" else [*names, "predictor:head.weight"]
+        muon, adamw = assign(stage(name).updates[0].optimisers, others)
+        shapes = dict(system.named_parameters())
+        assert muon and all(".blocks." in one and shapes[one].ndim == 2 for one in muon)
+        assert not [one for one in adamw if ".blocks." in one and shapes[one].ndim == 2]
+
+
+def test_towers_begin_with_what_was_learned_before(system: Foundations) -> None:
+    begin_eva(system)
+    assert torch.equal(system.eva.blocks[0].mlp.out.weight, system.clip.image.blocks[0].mlp.out.weight)
+    assert torch.equal(system.eva.positions, system.clip.image.positions)
+    begin_bridge(system)
+    bridge, qformer = system.blip2.qformer, system.qformer
+    assert bridge is not None and qformer.text is not None
+    seen = torch.randn(2, 5, SMALL.blip2.vision.width)
+    torch.testing.assert_close(bridge(seen), qformer(seen))
+
+
+def test_the_recipe_trains_all_of_it() -> None:
+    stages = [stage.name for stage in foundations.tiny().stages]
+    assert stages.index("clip") < stages.index("eva") < stages.index("qformer") < stages.index("bridge")
+    assert stages.index("language") < stages.index("bridge")
+    assert [task.name for task in foundations.tiny().tasks][:2] == ["retrieval", "caption"]
