@@ -38,6 +38,7 @@ TASKS: dict[str, Factory] = {
     "shapes/caption": lambda limit: [shapes.ShapesCaption(held=shapes.Held.at_most(limit))],
     "shapes/description": lambda limit: [shapes.ShapesDescription(held=shapes.Held.at_most(limit))],
     "shapes/vqa": lambda limit: [shapes.ShapesQuestions(held=shapes.Held.at_most(limit))],
+    "shapes/told": lambda limit: [shapes.ShapesTextQuestions(held=shapes.Held.at_most(limit))],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
 }
 
