@@ -243,6 +243,8 @@ class Import:
     """YAML or JSON with any part of the configuration; it wins over what the files say."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of all weights; by default each keeps its own."""
+    fresh: tuple[str, ...] = ()
+    """Parts to be trained, which no file is given of: of minigpt4, projection."""
     manifest: Path | None = None
     """List of published keys and shapes: a dry run at full size, without weights, which prints JSON."""
 
@@ -265,7 +267,7 @@ class Import:
             raise InputError("nothing to import: give files and --out DIR, or --manifest FILE for a dry run")
         dtype = getattr(torch, self.dtype) if self.dtype else None
         folder, notes = published.import_files(
-            system, self.files, self.out, self.config, dtype, lambda line: print(line, file=sys.stderr)
+            system, self.files, self.out, self.config, dtype, self.fresh, lambda line: print(line, file=sys.stderr)
         )
         table(f"{self.out}", _parts(read_description(folder)))
         for note in notes:

@@ -82,6 +82,29 @@ def test_an_import_answers(published_files: Make, tmp_path: Path, picture: Calla
     assert isinstance(packed, LoRA) and isinstance(packed.linear, PackedLinear)
 
 
+@pytest.mark.parametrize("variant", ["vicuna", "llama2"])
+def test_a_new_projection_for_the_first_stage(published_files: Make, tmp_path: Path, variant: str) -> None:
+    files = published_files(variant)
+    rest = [path for path in files.all if path != files.projection]
+    out, notes = import_files(SYSTEM, rest, tmp_path / "out", files.config, fresh=("projection",))
+    again, _ = import_files(SYSTEM, rest, tmp_path / "again", files.config, fresh=("projection",))
+    system = directory.load(out)
+    trained = directory.load(import_files(SYSTEM, files.all, tmp_path / "trained", files.config)[0])
+    assert system.projection.weight.shape == trained.projection.weight.shape
+    assert system.projection.weight.dtype == torch.float32 and bool(system.projection.weight.std() > 0)
+    assert torch.equal(system.projection.weight, directory.load(again).projection.weight)
+    assert "projection is new: it has learned nothing yet" in notes
+    described = directory.read_description(out)
+    assert described["parts"]["projection"]["licence"] == "Apache-2.0"
+    assert len(described["sources"]) == len(directory.read_description(tmp_path / "trained")["sources"]) - 1
+    with pytest.raises(ConfigError, match="'projection' cannot be made anew"):
+        import_files(SYSTEM, files.all, tmp_path / "both", files.config, fresh=("projection",))
+    with pytest.raises(ConfigError, match="'vision' cannot be made anew"):
+        import_files(SYSTEM, rest, tmp_path / "other", files.config, fresh=("vision",))
+    with pytest.raises(CheckpointError, match="no file of EVA's tower"):
+        import_files(SYSTEM, [files.language], tmp_path / "few", files.config, fresh=("projection",))
+
+
 def test_the_last_block_of_the_tower_is_left_out(published_files: Make, tmp_path: Path) -> None:
     files = published_files()
     files.config.write_text(json.dumps({**json.loads(files.config.read_text()), "vision": {"heads": 4, "depth": 2}}))

@@ -130,6 +130,8 @@ _OTHER_QFORMERS = {  # a key -> the file that has it
     "llm_proj.weight": "that of an InstructBLIP",
 }
 
+PART = "projection"
+
 LICENCES = {
     "vision": "MIT (EVA)",
     "vision_norm": "BSD-3-Clause (BLIP-2)",
@@ -469,6 +471,21 @@ class MiniGPT4Files(Published):
                 f"{tower['width']}: give {_QFORMER_FILE}"
             )
         return sizes
+
+    def fresh(self, part: str, given: Mapping[str, TensorFile]) -> tuple[str, dict[str, Tensor]]:
+        """The projection, from the Q-Former if there is a file of one, else from joined patches."""
+        if part != PART or PROJECTION in given or WHOLE in given:
+            raise ConfigError(f"{part!r} cannot be made anew: only {PART} can, where no file has one")
+        missing = [kind for kind in self.kinds if kind.name in (TOWER, LANGUAGE) and kind.name not in given]
+        if missing:
+            raise CheckpointError("no file " + "; ".join(f"of {kind.what}: give {kind.where}" for kind in missing))
+        columns = (
+            given[BLIP2].shapes["query_tokens"][-1] if BLIP2 in given else 4 * given[TOWER].shapes["cls_token"][-1]
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            new = nn.Linear(columns, given[LANGUAGE].shapes["model.embed_tokens.weight"][1])
+        return PROJECTION, dict(PROJECTION_FILE.write(state_of(projection=new).items()))
 
     def constants(self, config: MiniGPT4Config) -> Mapping[str, float]:
         """Without a Q-Former the norm behind the tower is the identity."""

@@ -125,6 +125,14 @@ class Published(ABC):
         """Tensors that no published file holds, by design, and what they are full of: none."""
         return {}
 
+    def fresh(self, part: str, given: Mapping[str, TensorFile]) -> tuple[str, dict[str, Tensor]]:
+        """A part that is to be trained, as it begins: the kind of file that would hold it, and published tensors.
+
+        Raises:
+            ConfigError: there is no such part, or it is given.
+        """
+        raise ConfigError(f"no part {part!r} can be made anew: give the file that holds it")
+
     def recognise(self, keys: Collection[str], name: str = "the file") -> Kind:
         """The kind of a file.
 
@@ -172,6 +180,7 @@ def import_files(
     out: str | Path,
     config: str | Path | None = None,
     dtype: torch.dtype | None = None,
+    fresh: Items[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, list[str]]:
     """Makes a Plait directory of published files; the directory, and notes.
@@ -183,6 +192,7 @@ def import_files(
         paths: files, and folders in transformers' form.
         config: a YAML or JSON file with any part of the system's configuration, which wins over what the files say.
         dtype: of all weights in floating point; None leaves each as published.
+        fresh: parts that no file is given of: they begin as their training did.
         say: is told of each file when its turn comes.
 
     Raises:
@@ -194,6 +204,10 @@ def import_files(
     _check_empty(out)
     changes = _changes(config)
     given = _recognised(published, paths)
+    for part in fresh:
+        kind, made = published.fresh(part, given)
+        specs = {key: Spec.of(tensor) for key, tensor in made.items()}
+        given[kind] = TensorFile(path=Path(f"new {part}"), files=(), specs=specs, read=made.__getitem__)
     try:
         plan = published.plan(given, changes)
     except ConfigError as error:
@@ -203,7 +217,7 @@ def import_files(
     except (ValueError, IndexError) as error:  # a key that is known, with another number of axes
         raise CheckpointError(f"the files hold tensors of another form ({error}); fetch the right ones") from error
     system = directory.hollow(plan.system, to_plain(plan.config), plan.files)
-    system.licences = plan.licences
+    system.licences = {part: licence for part, licence in plan.licences.items() if part not in fresh}
     wanted = {name: Spec.of(tensor) for name, tensor in system.state_dict().items()}
     shapes = {name: spec.shape for name, spec in wanted.items()} | {n: shape for n, (shape, _) in plan.turned.items()}
     owned = _owned(plan, given, shapes)
@@ -220,7 +234,7 @@ def import_files(
                 turned = plan.turned[name][1](tensor) if name in plan.turned else tensor
                 yield name, turned.to(specs[name].dtype)
 
-    notes = [*plan.notes, *_foreign(given)]
+    notes = [*plan.notes, *_foreign(given), *(f"{part} is new: it has learned nothing yet" for part in fresh)]
     with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter, and finds the pages in memory
         files = [(kind, file) for kind, source in given.items() for file in source.files]
         files += [("text", file) for file in plan.also]

@@ -83,7 +83,7 @@ def paper(
     """Both stages, or the one whose data is given. Sizes and template are the base's: 7B, 13B, LLaMA-2.
 
     Args:
-        base: what it begins with: `plait import minigpt4` without a projection, or, for the second stage alone, the
+        base: what it begins with: of `plait import minigpt4 --fresh projection`, or, for the second stage alone, the
             run of the first.
         data: pictures with captions for the first stage, of `plait data import`; two directories are mixed 115 : 14.
         curated: pictures with descriptions for the second stage.
