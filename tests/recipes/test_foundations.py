@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from plait.document import Document, Turn
 from plait.recipes.foundations import build, language_stage, tiny
 from plait.systems.foundations import TINY, Foundations
 from plait.train.optim import assign
@@ -39,6 +40,12 @@ def test_documents_fit_a_row_and_predict_answers(system: Foundations) -> None:
         sequence = system.format.layout(data.sources["told"][i])
         assert 1 < len(sequence) <= data.length + 1
         assert any(target.weight.any() for span in sequence.spans for target in span.targets)
+
+
+def test_the_end_of_an_answer_is_predicted(system: Foundations) -> None:
+    laid = system.format.layout(Document([Turn("user", "red?"), Turn("assistant", "yes")]))
+    assert laid.ids()[-1] == system.format.text.eos
+    assert laid.spans[-1].targets[0].weight[-1] == 1
 
 
 def test_two_steps_of_the_language_stage(tmp_path) -> None:

@@ -75,7 +75,9 @@ def build(config: FoundationsConfig, source: Source) -> Foundations:
     dialogue = INSTRUCTIONS[config.blip2.template]
     frame = [f"{dialogue.before}{OPEN}{CLOSE} {dialogue.after}{dialogue.end}"] * TOKENIZER_TEXTS
     lines = itertools.chain(frame, texts(source, TOKENIZER_TEXTS))
-    return Foundations(config, SentencePiece.train(lines, config.blip2.language.vocabulary))
+    learned = SentencePiece.train(lines, config.blip2.language.vocabulary)
+    # By default the end symbol pads, and what pads is no target: no answer would ever end.
+    return Foundations(config, SentencePiece(learned.model, pad=config.blip2.pad))
 
 
 def ensure(directory: str | Path) -> Path:
