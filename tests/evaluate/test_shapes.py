@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import torch
 
 from plait.data.shapes import language
 from plait.data.shapes.split import part
+from plait.data.shapes.told import read
 from plait.data.shapes.world import Object, Scene, SceneImage
 from plait.document import Document, Image, Text
 from plait.errors import ConfigError
@@ -22,6 +24,7 @@ from plait.evaluate.shapes import (
     ShapesDescription,
     ShapesDraw,
     ShapesQuestions,
+    ShapesTextQuestions,
     majority,
     tasks,
 )
@@ -119,6 +122,25 @@ def test_descriptions_that_fail_are_counted_by_their_fault():
     assert ShapesDescription(held=HELD).run(Failing(HELD))["by_fault"]["foreign"] == 1
     says[1] = "a big red ring in the middle."  # wrong, and a description all the same
     assert ShapesDescription(held=HELD).run(Failing(HELD))["failed"] == 0.5
+
+
+class Reader(Oracle):
+    """Knows nothing but what it is told in words."""
+
+    def __init__(self, held):
+        super().__init__(held)
+        self.answers = {(scene.content, question): answer for (scene, question), answer in self.answers.items()}
+
+    def answer(self, document):
+        words, question = re.fullmatch(r"<Img> (.*) </Img> (.*)", document.text).groups()
+        return [Text(self.answers.get((read(words), question), "no"))]
+
+
+def test_who_is_told_knows():
+    scores = evaluate(Reader(HELD), [ShapesTextQuestions(held=HELD)])["told"]
+    assert scores["accuracy"] == 1 and scores["n"] == 120
+    assert scores["by_objects"]["3"]["accuracy"] == scores["by_pairs"]["never seen"]["accuracy"] == 1
+    assert 0 < scores["blind_accuracy"] < 0.4  # with nothing told it says no
 
 
 def test_the_groups(perfect):

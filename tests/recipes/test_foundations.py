@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from plait.data.shapes import Shapes
+from plait.document import Document, Turn
 from plait.nn.llama import LLaMAConfig
 from plait.recipes import foundations
-from plait.recipes.foundations import begin_bridge, begin_eva, bridge_stage, build, clip_stage, eva_stage, qformer_stage
+from plait.recipes.foundations import (
+    begin_bridge,
+    begin_eva,
+    bridge_stage,
+    build,
+    clip_stage,
+    eva_stage,
+    language_stage,
+    qformer_stage,
+    tiny,
+)
 from plait.systems.foundations import TINY, Foundations
 from plait.text.pieces import SentencePiece
 from plait.train.loop import Loop
 from plait.train.optim import assign
 from plait.train.parallel import Ranks
+from plait.train.run import Run, shortened
 from plait.train.stage import Stage
 
 PAIRS = Shapes(seed=1, length=1000, objects=(1, 2, 3), mix={"caption": 1.0})
@@ -84,7 +97,49 @@ def test_towers_begin_with_what_was_learned_before(system: Foundations) -> None:
 
 
 def test_the_recipe_trains_all_of_it() -> None:
-    stages = [stage.name for stage in foundations.tiny().stages]
+    stages = [stage.name for stage in tiny().stages]
     assert stages.index("clip") < stages.index("eva") < stages.index("qformer") < stages.index("bridge")
     assert stages.index("language") < stages.index("bridge")
-    assert [task.name for task in foundations.tiny().tasks][:2] == ["retrieval", "caption"]
+    assert [task.name for task in tiny().tasks][:2] == ["retrieval", "told"]
+
+
+@pytest.fixture(scope="module")
+def whole() -> Foundations:
+    torch.manual_seed(0)
+    return build(TINY, tiny().build.args[1])  # type: ignore[attr-defined]
+
+
+def test_the_language_stage_trains_the_language_model_alone(whole: Foundations) -> None:
+    names = [name for name, _ in whole.named_parameters()]
+    muon, adamw = assign(language_stage(steps=2).updates[0].optimisers, names)
+    assert set(muon) | set(adamw) == {name for name in names if name.startswith("blip2.language.")}
+    assert all(whole.get_parameter(name).ndim == 2 for name in muon)
+
+
+def test_every_word_of_the_world_is_few_pieces(whole: Foundations) -> None:
+    text = whole.format.text
+    for words in ("large red circle top left", "what colour is the small diamond?", "yes"):
+        assert len(text.encode(words)) <= len(words.replace("?", " ?").split()), words
+
+
+def test_documents_fit_a_row_and_predict_answers(whole: Foundations) -> None:
+    data = language_stage(steps=2).data
+    for i in range(100):
+        sequence = whole.format.layout(data.sources["told"][i])
+        assert 1 < len(sequence) <= data.length + 1
+        assert any(target.weight.any() for span in sequence.spans for target in span.targets)
+
+
+def test_the_end_of_an_answer_is_predicted(whole: Foundations) -> None:
+    laid = whole.format.layout(Document([Turn("user", "red?"), Turn("assistant", "yes")]))
+    assert laid.ids()[-1] == whole.format.text.eos
+    assert laid.spans[-1].targets[0].weight[-1] == 1
+
+
+def test_two_steps_of_the_language_stage(tmp_path) -> None:
+    recipe = shortened(replace(tiny(), stages=(language_stage(steps=2),), tasks=()), 2)
+    torch.manual_seed(0)
+    Run(recipe, tmp_path).train()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["stage"] for record in records] == ["language"] * 2
+    assert not any(record["skipped"] or record["cut"] for record in records)

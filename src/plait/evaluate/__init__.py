@@ -40,6 +40,7 @@ TASKS: dict[str, Factory] = {
     "shapes/description": lambda limit: [shapes.ShapesDescription(held=shapes.Held.at_most(limit))],
     "shapes/vqa": lambda limit: [shapes.ShapesQuestions(held=shapes.Held.at_most(limit))],
     "shapes/retrieval": lambda limit: [ShapesRetrieval.at_most(limit)],
+    "shapes/told": lambda limit: [shapes.ShapesTextQuestions(held=shapes.Held.at_most(limit))],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
 }
 

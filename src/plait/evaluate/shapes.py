@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
 from plait.data.shapes import language, oracle
+from plait.data.shapes.chance import Chance
 from plait.data.shapes.questions import KINDS, Question, correct
 from plait.data.shapes.score import Counts, object_accuracy, object_counts
 from plait.data.shapes.source import Example, Shapes
 from plait.data.shapes.split import Pairs
+from plait.data.shapes.told import asked, tell
 from plait.data.shapes.world import Scene, SceneImage
 from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import ConfigError
@@ -174,26 +176,35 @@ class ShapesQuestions:
     def run(self, model: Model) -> dict[str, Any]:
         """{"accuracy", "n", "blind_accuracy", "majority_accuracy"}, and the groups "by_objects", "by_pairs",
         "by_wordings" and "by_kind"."""
-        asked = [(item, question) for item in self.held.items() for question in item.example.questions]
-        counted = [(item, question) for item, question in asked if item.counts]
-        seeing = [self._prompt(item.example.scene, question) for item, question in asked]
-        blind = {question.text: self._prompt(EMPTY, question) for _, question in counted}  # the same text, once
-        replies = model.generate([*seeing, *blind.values()], Settings(max_new_tokens=ANSWER_TOKENS))
-        marks = [_mark(*one, reply) for one, reply in zip(asked, replies[: len(asked)], strict=True)]
-        unseen = dict(zip(blind, replies[len(asked) :], strict=True))
-        blindly = [_mark(item, question, unseen[question.text]) for item, question in counted]
-        guess = majority(self.held.seed)
-        guessed = [correct(question, guess(question)) for _, question in counted]
-        scores = _scores(marks, _accuracy)
-        baselines = {
-            "blind_accuracy": _accuracy(blindly)["accuracy"],
-            "majority_accuracy": sum(guessed) / len(guessed),
-        }
-        by_kind = {kind: _of_kind(kind, marks, blindly) for kind in KINDS if any(m.kind == kind for m in blindly)}
-        return {**scores, **baselines, "by_kind": by_kind}
+        return _answered(self.held, model, self._prompt, self._blindly)
 
-    def _prompt(self, scene: Scene, question: Question) -> Document:
+    def _prompt(self, item: Item, question: Question) -> Document:
+        return self._shown(item.example.scene, question)
+
+    def _blindly(self, question: Question) -> Document:
+        return self._shown(EMPTY, question)
+
+    def _shown(self, scene: Scene, question: Question) -> Document:
         return Document([Turn("user", [self.held.picture(scene), Text(question.text)])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesTextQuestions:
+    """Answer questions on scenes that are told in words, where a picture would stand (`plait.data.shapes.told`).
+
+    `blind_accuracy` is that of the same model when nothing is told.
+    """
+
+    name: ClassVar[str] = "told"
+    held: Held = field(default_factory=Held)
+
+    def run(self, model: Model) -> dict[str, Any]:
+        """As `ShapesQuestions.run`."""
+        return _answered(self.held, model, self._prompt, lambda question: asked("", [(question.text, "")]))
+
+    def _prompt(self, item: Item, question: Question) -> Document:
+        told = tell(item.example.scene, Chance(self.held.seed, item.number))
+        return asked(told, [(question.text, "")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +308,28 @@ def _by_fault(marks: Sequence[_Mark]) -> dict[str, float]:
     """The share of each fault, of those that count at the top."""
     faults = [language.fault(mark.value) for mark in marks if mark.item.counts]
     return {name: faults.count(name) / len(faults) for name in get_args(language.Fault)}
+
+
+def _answered(
+    held: Held, model: Model, prompt: Callable[[Item, Question], Document], blindly: Callable[[Question], Document]
+) -> dict[str, Any]:
+    """The scores of answers to all questions, with what is said to them blindly, and by a guess."""
+    put = [(item, question) for item in held.items() for question in item.example.questions]
+    counted = [(item, question) for item, question in put if item.counts]
+    seeing = [prompt(item, question) for item, question in put]
+    blind = {question.text: blindly(question) for _, question in counted}  # the same text, once
+    replies = model.generate([*seeing, *blind.values()], Settings(max_new_tokens=ANSWER_TOKENS))
+    marks = [_mark(*one, reply) for one, reply in zip(put, replies[: len(put)], strict=True)]
+    unseen = dict(zip(blind, replies[len(put) :], strict=True))
+    unseeing = [_mark(item, question, unseen[question.text]) for item, question in counted]
+    guess = majority(held.seed)
+    guessed = [correct(question, guess(question)) for _, question in counted]
+    return {
+        **_scores(marks, _accuracy),
+        "blind_accuracy": _accuracy(unseeing)["accuracy"],
+        "majority_accuracy": sum(guessed) / len(guessed),
+        "by_kind": {kind: _of_kind(kind, marks, unseeing) for kind in KINDS if any(m.kind == kind for m in unseeing)},
+    }
 
 
 def _mark(item: Item, question: Question, reply: Reply) -> _Mark:

@@ -15,8 +15,9 @@ from torch import nn
 
 from plait.data.packs import Data, Source
 from plait.data.shapes import Shapes
+from plait.data.shapes.told import KINDS, Told
 from plait.evaluate.retrieval import ShapesRetrieval
-from plait.evaluate.shapes import Held, ShapesCaption
+from plait.evaluate.shapes import Held, ShapesCaption, ShapesTextQuestions
 from plait.objectives.contrastive import Contrast
 from plait.objectives.masked_image import MaskedImage, Predictor
 from plait.objectives.qformer import ReadAndTell
@@ -37,21 +38,25 @@ WINDOW = 2048  # documents planned together: more than a step takes, or they wou
 def tiny() -> Recipe:
     """All parts, one stage each."""
     config = TINY
-    told = Shapes(seed=SEED, length=1_000_000, mix={"describe": 1.0})
+    held = Held(seed=SEED + 2)
     pairs: dict[str, Source] = {
         "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 1.0})
     }
     return Recipe(
         name="foundations/tiny",
-        build=functools.partial(build, config, told),
+        build=functools.partial(build, config, _told(dict.fromkeys(KINDS, 1.0))),
         stages=(
             clip_stage(config, pairs, steps=400),
             eva_stage(config, pairs, steps=60),
             qformer_stage(config, pairs, steps=150),
-            language_stage(config, {"shapes": told}, steps=500),
+            language_stage(steps=600),
             bridge_stage(config, pairs, steps=600),
         ),
-        tasks=(ShapesRetrieval(seed=SEED + 2), ShapesCaption(held=Held(seed=SEED + 2), asked=False)),
+        tasks=(
+            ShapesRetrieval(seed=SEED + 2),
+            ShapesTextQuestions(held=held),
+            ShapesCaption(held=held, asked=False),
+        ),
     )
 
 
@@ -175,11 +180,12 @@ def _matrices(*train: str, lr: float = 0.02) -> Optimiser:
     return Optimiser(train=train, kind="muon", lr=lr, betas=(0.95, 0.0))
 
 
-def language_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
+def language_stage(steps: int) -> Stage:
     """The language model, on text alone."""
+    told = _told({"caption": 0.1, "describe": 0.2, "questions": 0.7})
     return Stage(
         name="language",
-        data=Data(sources=sources, rows=8, length=config.blip2.language.positions, seed=SEED),
+        data=Data(sources={"told": told}, rows=16, length=256, window=64, seed=SEED),
         updates=(
             Update(
                 objective=NextToken(),
@@ -200,12 +206,18 @@ def language_stage(config: FoundationsConfig, sources: dict[str, Source], steps:
     )
 
 
+def _told(mix: dict[str, float]) -> Told:
+    return Told(shapes=Shapes(seed=SEED, length=1_000_000, objects=(1, 2, 3), questions_each=8), mix=mix)
+
+
 def build(config: FoundationsConfig, source: Source) -> Foundations:
     """Random weights, and pieces learned from the source's first texts. The caller seeds torch."""
     dialogue = INSTRUCTIONS[config.blip2.template]
     frame = [f"{dialogue.before}{OPEN}{CLOSE} {dialogue.after}{dialogue.end}"] * TOKENIZER_TEXTS
     lines = itertools.chain(frame, texts(source, TOKENIZER_TEXTS))
-    return Foundations(config, SentencePiece.train(lines, config.blip2.language.vocabulary))
+    learned = SentencePiece.train(lines, config.blip2.language.vocabulary)
+    # By default the end symbol pads, and what pads is no target: no answer would ever end.
+    return Foundations(config, SentencePiece(learned.model, pad=config.blip2.pad))
 
 
 def ensure(directory: str | Path) -> Path:

@@ -83,11 +83,11 @@ class Shapes:
 
     def scene(self, i: int) -> Scene:
         """The scene of document i."""
-        return draw_scene(self._chance(i, 0), self.objects, self.split, self.pairs)
+        return draw_scene(self.chance(i, 0), self.objects, self.split, self.pairs)
 
     def kind(self, i: int) -> str:
         """The kind of document i."""
-        return self._chance(i, 3).weighted(self.mix)
+        return self.chance(i, 3).weighted(self.mix)
 
     def example(self, i: int) -> Example:
         """The scene of document i with a caption and questions, of which the document holds those of its kind."""
@@ -100,7 +100,7 @@ class Shapes:
         return (self.example(i) for i in range(self.length))
 
     def __getitem__(self, i: int) -> Document:
-        scene, chance = self.scene(i), self._chance(i, 3)
+        scene, chance = self.scene(i), self.chance(i, 3)
         kind = chance.weighted(self.mix)
         image = Image(SceneImage(scene, self.resolution))
         if kind == "draw":
@@ -120,14 +120,14 @@ class Shapes:
             turns += [Turn("user", pieces), Turn("assistant", answer)]
         return Document(turns)
 
-    def _chance(self, i: int, purpose: int) -> Chance:
+    def chance(self, i: int, purpose: int) -> Chance:
         if not 0 <= i < self.length:
             raise IndexError(f"document {i} of {self.length}")
         return Chance(self.seed, i, STREAMS[self.split] + purpose)
 
     def _caption(self, i: int, scene: Scene) -> language.Caption:
-        return language.caption(scene, self._chance(i, 1), train=self.split != "test")
+        return language.caption(scene, self.chance(i, 1), train=self.split != "test")
 
     def _questions(self, i: int, scene: Scene) -> list[Question]:
-        chance = self._chance(i, 2)
+        chance = self.chance(i, 2)
         return questions.questions(scene, chance, self.questions_each, self.split != "test", self.asks)
