@@ -65,13 +65,6 @@ def test_all_answers_of_a_conversation_are_predicted(picture: Picture) -> None:
     assert laid.ids().tolist().count(PIECES.bos) == 2  # before each question
 
 
-def test_texts_alone_are_read_and_predicted_by_turns() -> None:
-    laid = FORMAT.layout(Document(["a dog. dog?", "yes", "a cat?", "no"]))
-    assert shown(laid) == "a dog. dog?|YES|a cat?|NO"
-    assert laid.ids().tolist().count(PIECES.bos) == 2  # before each question
-    assert shown(FORMAT.layout(Document(["a dog. dog?", "yes", "a cat?"]))) == "a dog. dog? yes|A CAT?\n"
-
-
 def test_an_open_conversation_is_a_chat(picture: Picture) -> None:
     laid = FORMAT.layout(Document(conversation(picture)[:3]), open=True)
     assert shown(laid).endswith(

@@ -207,8 +207,6 @@ class MiniGPT4Format(Format):
     def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
         """`<s> prompt answer end`: answers of a conversation, or of pieces the last, which is a caption.
 
-        Texts alone, four or more in even number, are read and predicted by turns, without an end.
-
         An open conversation is written as a chat, whose template differs from that of training (released code). In
         training, questions behind the first are read, each behind a `<s>` of its own, and every answer is predicted.
         """
@@ -275,9 +273,6 @@ class MiniGPT4Format(Format):
             if not isinstance(piece, Image | Text):
                 raise DocumentError(f"MiniGPT-4 has no place for {piece}: give pictures and text")
             context.append(piece.text if isinstance(piece, Text) else piece)
-        texts = [part for part in context if isinstance(part, str)]
-        if not open and len(texts) == len(context) > 2 and len(texts) % 2 == 0:
-            return self.sequence(texts[:1], [text if i % 2 else [text] for i, text in enumerate(texts)][1:], "")
         if not open and context and isinstance(last := context[-1], str):
             return self.sequence(context[:-1], [last], CAPTION_END, self.config.max_caption)
         return self.sequence(context)

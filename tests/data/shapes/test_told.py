@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from plait.data.shapes import Shapes
 from plait.data.shapes.language import REQUESTS, parse
-from plait.data.shapes.split import HELD_OUT_PAIRS, part
+from plait.data.shapes.split import part
 from plait.data.shapes.told import KINDS, Told, read
 from plait.document import Text, Turn
 from plait.errors import ConfigError
@@ -67,35 +66,6 @@ def test_questions():
         assert list(zip(asked, answers, strict=True)) == [(one.text, one.answer) for one in expected]
 
 
-def there(scene, words):
-    return any(set(words) <= set(item.facts) for item in scene.objects)
-
-
-def test_checks_are_right_and_even():
-    answers, lengths = Counter(), Counter()
-    source = only("checks", checks=(3, 2))
-    for i in range(300):
-        first, *rest = [piece.text for piece in source[i].pieces]
-        texts = [told(source[i])[1], *rest]
-        assert len(texts) == 10
-        for asked, answer in zip(texts[::2], texts[1::2], strict=True):
-            words = asked.removesuffix("?").split()
-            assert asked.endswith("?") and not HELD_OUT_PAIRS & {tuple(words)}
-            assert answer == ("yes" if there(SHAPES.scene(i), words) else "no"), (first, asked)
-            answers[answer] += 1
-            lengths[len(words)] += 1
-    assert lengths == {1: 900, 2: 600}
-    assert answers["yes"] / 1500 == pytest.approx(0.55, abs=0.05)  # another value may be there too
-
-
-def test_a_drill_is_checks_and_questions():
-    for i in range(50):
-        texts = [piece.text for piece in only("drill")[i].pieces]
-        checks = [piece.text for piece in only("checks")[i].pieces]
-        said = [text for one in SHAPES.example(i).questions for text in (one.text, one.answer)]
-        assert texts == checks + said
-
-
 def test_the_split_is_that_of_the_scenes():
     for split in ("train", "validation", "test"):
         source = only("questions", shapes=replace(SHAPES, split=split))
@@ -116,8 +86,7 @@ def test_a_pure_function():
     ("changes", "message"),
     [
         ({"mix": {"tell": 1}}, "of caption, describe"),
-        ({"mix": {"checks": 0}}, "not all 0"),
-        ({"checks": (0, 0)}, "1 in all"),
+        ({"mix": {"questions": 0}}, "not all 0"),
     ],
 )
 def test_what_is_refused(changes, message):

@@ -1,7 +1,7 @@
 """Scenes that are told and not shown: documents of text alone, in which words stand where a picture would.
 
-They teach a language model the world's language, and to look up, count and compare what it was told, so that one that
-is frozen can later be given vectors of a picture in place of the words.
+They teach a language model the world's language, and to look up what it was told, so that one that is frozen can later
+be given vectors of a picture in place of the words.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from plait.data.shapes import language
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.source import Shapes
-from plait.data.shapes.split import another
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Facts, Scene
 from plait.document import Document, Text, Turn
 from plait.errors import ConfigError
 from plait.text.templates import CLOSE, OPEN
 
-KINDS = ("caption", "describe", "questions", "checks", "drill")
+KINDS = ("caption", "describe", "questions")
 
 TERSE = 0.85  # share of scenes told in bare words, "red circle top left, ..."; the others are told by a caption
 ORDERS = (
@@ -29,7 +28,6 @@ ORDERS = (
 )
 SEPARATORS = (", ", " and ", "; ")
 
-_CHECKED = ((("shape",), ("colour",), ("size",)), (("colour", "shape"), ("size", "shape"), ("size", "colour")))
 _STREAM = 4  # the first purpose of `Chance` that `Shapes` leaves free
 
 
@@ -43,30 +41,21 @@ class Told:
         caption    the caption alone
         describe   turns: scene and request, caption
         questions  turns: scene and first question, answer, second question, answer, ...
-        checks     texts, read and answered by turns: scene and first check, yes or no, second check, ...
-        drill      the same, with questions and their answers behind the checks
-
-    A check asks in one word or two whether something is there: "red ring?". Checks are answers in plenty, from which it
-    is learned within a few hundred steps to compare what is asked with what was told.
 
     Args:
         shapes: the scenes, captions and questions; its `mix` has no say here.
         mix: share of each kind of document; they need not sum to one.
-        checks: of one word, and of two words.
 
     Raises:
-        ConfigError: shares of no known kind, or all 0; fewer than 1 check.
+        ConfigError: shares of no known kind, or all 0.
     """
 
     shapes: Shapes
     mix: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
-    checks: tuple[int, int] = (4, 4)
 
     def __post_init__(self) -> None:
         if set(self.mix) - set(KINDS) or min(self.mix.values(), default=0) < 0 or not sum(self.mix.values()):
             raise ConfigError(f"mix={dict(self.mix)}: give shares, not all 0, of {', '.join(KINDS)}")
-        if min(self.checks) < 0 or sum(self.checks) < 1:
-            raise ConfigError(f"checks={self.checks}: at least 0 of each, and 1 in all")
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -79,13 +68,7 @@ class Told:
         scene = tell(example.scene, chance)
         if kind == "describe":
             return asked(scene, [(chance.choice(language.REQUESTS), example.caption)])
-        said = [(question.text, question.answer) for question in example.questions]
-        if kind == "questions":
-            return asked(scene, said)
-        checks = [check(example.scene, chance, n + 1) for n in (0, 1) for _ in range(self.checks[n])]
-        (first, answer), *later = checks if kind == "checks" else [*checks, *said]
-        texts = [f"{OPEN} {scene} {CLOSE} {first}", answer, *(text for pair in later for text in pair)]
-        return Document([Text(text) for text in texts])
+        return asked(scene, [(question.text, question.answer) for question in example.questions])
 
 
 def tell(scene: Scene, chance: Chance) -> str:
@@ -104,16 +87,6 @@ def asked(told: str, said: list[tuple[str, str]]) -> Document:
         turns.append(Turn("user", question if at else f"{OPEN} {told} {CLOSE} {question}"))
         turns += [Turn("assistant", answer)] if answer else []
     return Document(turns)
-
-
-def check(scene: Scene, chance: Chance, words: int) -> tuple[str, str]:
-    """One word or two for something that is there, or that differs from it in one of them; and yes or no."""
-    named, item = chance.choice(_CHECKED[words - 1]), chance.choice(scene.objects)
-    if chance.unit() < 0.5:
-        changed = chance.choice(named)
-        item = item.changed(changed, another(item, changed, chance, train=True))
-    facts = [tuple(getattr(one, attribute) for attribute in named) for one in (item, *scene.objects)]
-    return " ".join(getattr(item, attribute) for attribute in named) + "?", "yes" if facts[0] in facts[1:] else "no"
 
 
 def read(told: str) -> tuple[Facts, ...] | None:
