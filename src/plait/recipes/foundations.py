@@ -42,20 +42,25 @@ def tiny() -> Recipe:
     pairs: dict[str, Source] = {
         "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 1.0})
     }
+    talks: dict[str, Source] = {
+        "shapes": Shapes(
+            seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 0.2, "describe": 0.4, "both": 0.4}
+        )
+    }
     return Recipe(
         name="foundations/tiny",
         build=functools.partial(build, config, _told(dict.fromkeys(KINDS, 1.0))),
         stages=(
-            clip_stage(config, pairs, steps=400),
+            clip_stage(config, pairs, steps=320),
             eva_stage(config, pairs, steps=60),
             qformer_stage(config, pairs, steps=150),
-            language_stage(steps=600),
-            bridge_stage(config, pairs, steps=600),
+            language_stage(steps=750),
+            bridge_stage(config, talks, steps=560),
         ),
         tasks=(
             ShapesRetrieval(seed=SEED + 2),
             ShapesTextQuestions(held=held),
-            ShapesCaption(held=held, asked=False),
+            ShapesCaption(held=held),
         ),
     )
 
@@ -130,7 +135,10 @@ def qformer_stage(config: FoundationsConfig, sources: dict[str, Source], steps: 
 
 
 def bridge_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
-    """BLIP-2's second stage, on pairs: a copy of the Q-Former learns to be read by the language model, which stays."""
+    """BLIP-2's second stage: a copy of the Q-Former learns to be read by the language model, which stays.
+
+    On pairs as in the paper, and on talks about pictures: the language model here is one that is talked to.
+    """
     return Stage(
         name="bridge",
         data=Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 4),
