@@ -41,7 +41,8 @@ def main() -> None:
         save(name, [(pictures(case.document), list(written(case))) for case in cases])
         sections.append(section(name, kind, cases[0]))
     kinds = [
-        Shapes(seed=0, mix={kind: 1.0}, resolution=64, questions_each=4, length=4)[i] for i, kind in enumerate(KINDS)
+        Shapes(seed=0, mix={kind: 1.0}, resolution=64, questions_each=4, length=len(KINDS))[i]
+        for i, kind in enumerate(KINDS)
     ]
     save("documents", [(pictures(document), list(turns(document))) for document in kinds])
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)

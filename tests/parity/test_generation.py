@@ -87,11 +87,11 @@ class Vectors(Format):
     """A document is the number of a prompt."""
 
     def __init__(self, prompts: Items[range], grammar: Callable[[Items[Emitted]], Next | Stop]) -> None:
-        self.prompts = prompts
+        self.begun = prompts
         self.next = grammar
 
     def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
-        return Sequence((tokens(self.prompts[int(document.text)]),))
+        return Sequence((tokens(self.begun[int(document.text)]),))
 
     def grammar(self, document: Document, max_images: int) -> Callable[[Items[Emitted]], Next | Stop]:
         return self.next

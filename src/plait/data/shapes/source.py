@@ -121,6 +121,7 @@ class Shapes:
         return Document(turns)
 
     def chance(self, i: int, purpose: int) -> Chance:
+        """What is drawn with for document i; 0 to 3 are in use here, further purposes are other sources'."""
         if not 0 <= i < self.length:
             raise IndexError(f"document {i} of {self.length}")
         return Chance(self.seed, i, STREAMS[self.split] + purpose)
