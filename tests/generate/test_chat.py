@@ -173,6 +173,15 @@ def test_quit_and_help(model: Model) -> None:
     assert all(command in script.notes[1] for command in [*chat._commands(), "/quit"])
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own answer to Ctrl-C, which a process that was begun in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("words", [1, 3])
 def test_ctrl_c_stops_an_answer_and_not_the_chat(model: Model, words: int) -> None:
     chunks: list[str] = []
