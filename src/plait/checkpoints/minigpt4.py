@@ -130,8 +130,6 @@ _OTHER_QFORMERS = {  # a key -> the file that has it
     "llm_proj.weight": "that of an InstructBLIP",
 }
 
-PART = "projection"
-
 LICENCES = {
     "vision": "MIT (EVA)",
     "vision_norm": "BSD-3-Clause (BLIP-2)",
@@ -162,9 +160,7 @@ class _Files:
         columns = projection.shapes["llama_proj.weight"][1] if projection else 0
         if columns == BLIP2_QFORMER.width and BLIP2 not in self.given:
             wheres += [kind for kind in kinds if kind.name == BLIP2]
-        if wheres:
-            missing = "; ".join(f"of {kind.what}: give {kind.where}" for kind in wheres)
-            raise CheckpointError(f"no file {missing}")
+        _check_there(wheres)
 
     def part(self, kind: str) -> FilePart:
         """The keys and shapes of a kind."""
@@ -175,6 +171,11 @@ class _Files:
         whole, prefix = self.given[WHOLE], _WITHIN.get(kind, "")
         own = {key.removeprefix(prefix): shape for key, shape in whole.shapes.items() if key.startswith(prefix)}
         return FilePart(whole, own)
+
+
+def _check_there(missing: Items[Kind]) -> None:
+    if missing:
+        raise CheckpointError("no file " + "; ".join(f"of {kind.what}: give {kind.where}" for kind in missing))
 
 
 _WITHIN = {TOWER: "visual_encoder.", LANGUAGE: "llama_model."}  # prefixes where all parts stand in one file
@@ -474,11 +475,9 @@ class MiniGPT4Files(Published):
 
     def fresh(self, part: str, given: Mapping[str, TensorFile]) -> tuple[str, dict[str, Tensor]]:
         """The projection, from the Q-Former if there is a file of one, else from joined patches."""
-        if part != PART or PROJECTION in given or WHOLE in given:
-            raise ConfigError(f"{part!r} cannot be made anew: only {PART} can, where no file has one")
-        missing = [kind for kind in self.kinds if kind.name in (TOWER, LANGUAGE) and kind.name not in given]
-        if missing:
-            raise CheckpointError("no file " + "; ".join(f"of {kind.what}: give {kind.where}" for kind in missing))
+        if part != "projection" or PROJECTION in given or WHOLE in given:
+            raise ConfigError(f"{part!r} cannot be made anew: only projection can, where no file has one")
+        _check_there([kind for kind in self.kinds if kind.name in (TOWER, LANGUAGE) and kind.name not in given])
         columns = (
             given[BLIP2].shapes["query_tokens"][-1] if BLIP2 in given else 4 * given[TOWER].shapes["cls_token"][-1]
         )

@@ -93,9 +93,8 @@ class ShapesRetrieval:
         for name, compare in compares.items():
             with torch.inference_mode():
                 both = compare(pictures, texts)
-            scores[name] = {
-                way: {f"r@{k}": retrieval(ranks(likeness.float().cpu(), right))[f"r@{k}"] for k in CUTS}
-                | {"n": self.pairs}
-                for way, likeness in zip(("image_to_text", "text_to_image"), both, strict=True)
-            }
+            scores[name] = {}
+            for way, likeness in zip(("image_to_text", "text_to_image"), both, strict=True):
+                found = retrieval(ranks(likeness.float().cpu(), right))
+                scores[name][way] = {**{f"r@{k}": found[f"r@{k}"] for k in CUTS}, "n": self.pairs}
         return scores

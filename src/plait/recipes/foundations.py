@@ -27,7 +27,7 @@ from plait.systems.foundations import TINY, Foundations, FoundationsConfig
 from plait.text.pieces import SentencePiece
 from plait.text.templates import CLOSE, INSTRUCTIONS, OPEN
 from plait.train.run import Run
-from plait.train.stage import Optimiser, Recipe, Schedule, Stage, Update
+from plait.train.stage import Objective, Optimiser, Recipe, Schedule, Stage, Update
 
 SEED = 20210226
 TOKENIZER_TEXTS = 3000  # documents that the pieces are learned from
@@ -67,70 +67,55 @@ def tiny() -> Recipe:
 
 def clip_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
     """Both towers of CLIP from scratch, on pairs: documents of a picture and its caption."""
-    return Stage(
-        name="clip",
-        data=Data(sources=sources, rows=14, length=PACK, window=WINDOW, seed=SEED + 1),
-        updates=(
-            Update(
-                objective=Contrast(),
-                optimisers=(
-                    _matrices("clip.*.blocks.*.attention.*.weight", "clip.*.blocks.*.mlp.*.weight"),
-                    Optimiser(train=("clip.*",), lr=3e-3),
-                ),
-            ),
-        ),
+    return _stage(
+        "clip",
+        Data(sources=sources, rows=14, length=PACK, window=WINDOW, seed=SEED + 1),
+        Contrast(),
+        _matrices("clip.*.blocks.*.attention.*.weight", "clip.*.blocks.*.mlp.*.weight"),
+        Optimiser(train=("clip.*",), lr=3e-3),
         steps=steps,
-        schedule=Schedule(warmup=20),
-        precision="bf16",
     )
 
 
 def eva_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
     """EVA's tower, which begins as CLIP's, on pictures of which patches are hidden."""
-    return Stage(
-        name="eva",
-        data=Data(
+    return _stage(
+        "eva",
+        Data(
             sources=sources, rows=256, length=config.blip2.vectors - 1, reads="pictures", window=WINDOW, seed=SEED + 2
         ),
-        updates=(
-            Update(
-                objective=MaskedImage(),
-                optimisers=(
-                    _matrices("blip2.vision.blocks.*.attention.*.weight", "blip2.vision.blocks.*.mlp.*.weight"),
-                    Optimiser(train=("blip2.vision.*", "predictor:*"), lr=3e-3),
-                ),
-            ),
-        ),
+        MaskedImage(),
+        _matrices("blip2.vision.blocks.*.attention.*.weight", "blip2.vision.blocks.*.mlp.*.weight"),
+        Optimiser(train=("blip2.vision.*", "predictor:*"), lr=3e-3),
         before=(begin_eva,),
         companions={"predictor": predictor},
         steps=steps,
-        schedule=Schedule(warmup=20),
-        precision="bf16",
     )
 
 
 def qformer_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
     """BLIP-2's first stage, on pairs: the Q-Former and the norm behind EVA's tower, which stays as it is."""
-    return Stage(
-        name="qformer",
-        data=Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 3),
-        updates=(
-            Update(
-                objective=ReadAndTell(),
-                optimisers=(
-                    _matrices(
-                        "qformer.blocks.*.attention.part.*.weight",
-                        "qformer.blocks.*.cross.part.*.weight",
-                        "qformer.blocks.*mlp.part.*.weight",
-                        lr=0.03,
-                    ),
-                    Optimiser(train=("qformer.*", "heads_of_qformer.*", "blip2.vision_norm.*"), lr=3e-3),
-                ),
-            ),
-        ),
+    return _stage(
+        "qformer",
+        Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 3),
+        ReadAndTell(),
+        _matrices(*_of_qformer("qformer"), lr=0.03),
+        Optimiser(train=("qformer.*", "heads_of_qformer.*", "blip2.vision_norm.*"), lr=3e-3),
         steps=steps,
-        schedule=Schedule(warmup=20),
-        precision="bf16",
+    )
+
+
+def language_stage(steps: int) -> Stage:
+    """The language model, on text alone."""
+    told = _told({"caption": 0.1, "describe": 0.2, "questions": 0.7})
+    return _stage(
+        "language",
+        Data(sources={"told": told}, rows=16, length=256, window=64, seed=SEED),
+        NextToken(),
+        _matrices("blip2.language.decoder.*.attention.*", "blip2.language.decoder.*.mlp.*"),
+        Optimiser(train=("blip2.language.*",), lr=6e-3),
+        steps=steps,
+        schedule=Schedule(warmup=30),
     )
 
 
@@ -139,27 +124,26 @@ def bridge_stage(config: FoundationsConfig, sources: dict[str, Source], steps: i
 
     On pairs as in the paper, and on talks about pictures: the language model here is one that is talked to.
     """
-    return Stage(
-        name="bridge",
-        data=Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 4),
-        updates=(
-            Update(
-                objective=NextToken(),
-                optimisers=(
-                    _matrices(
-                        "blip2.qformer.blocks.*.attention.part.*.weight",
-                        "blip2.qformer.blocks.*.cross.part.*.weight",
-                        "blip2.qformer.blocks.*mlp.part.*.weight",
-                    ),
-                    Optimiser(train=("blip2.qformer.*", "blip2.projection.*"), lr=3e-3),
-                ),
-            ),
-        ),
+    return _stage(
+        "bridge",
+        Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 4),
+        NextToken(),
+        _matrices(*_of_qformer("blip2.qformer")),
+        Optimiser(train=("blip2.qformer.*", "blip2.projection.*"), lr=3e-3),
         before=(begin_bridge,),
         steps=steps,
-        schedule=Schedule(warmup=20),
-        precision="bf16",
     )
+
+
+def _stage(name: str, data: Data, objective: Objective, *optimisers: Optimiser, **more: Any) -> Stage:
+    """A stage of one update in bf16, by default after a short warm-up; `more` are further fields of it."""
+    updates = (Update(objective=objective, optimisers=optimisers),)
+    return Stage(name=name, data=data, updates=updates, precision="bf16", **{"schedule": Schedule(warmup=20), **more})
+
+
+def _of_qformer(name: str) -> tuple[str, ...]:
+    """The matrices of a Q-Former's blocks."""
+    return tuple(f"{name}.blocks.*{part}.part.*.weight" for part in (".attention", ".cross", "mlp"))
 
 
 def begin_eva(system: Any) -> None:
@@ -186,32 +170,6 @@ def _take(into: nn.Module, learned: nn.Module) -> None:
 def _matrices(*train: str, lr: float = 0.02) -> Optimiser:
     """Muon, for the matrices of blocks."""
     return Optimiser(train=train, kind="muon", lr=lr, betas=(0.95, 0.0))
-
-
-def language_stage(steps: int) -> Stage:
-    """The language model, on text alone."""
-    told = _told({"caption": 0.1, "describe": 0.2, "questions": 0.7})
-    return Stage(
-        name="language",
-        data=Data(sources={"told": told}, rows=16, length=256, window=64, seed=SEED),
-        updates=(
-            Update(
-                objective=NextToken(),
-                optimisers=(
-                    Optimiser(
-                        train=("blip2.language.decoder.*.attention.*", "blip2.language.decoder.*.mlp.*"),
-                        kind="muon",
-                        lr=0.02,
-                        betas=(0.95, 0.0),
-                    ),
-                    Optimiser(train=("blip2.language.*",), lr=6e-3),
-                ),
-            ),
-        ),
-        steps=steps,
-        schedule=Schedule(warmup=30),
-        precision="bf16",
-    )
 
 
 def _told(mix: dict[str, float]) -> Told:

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -160,44 +161,25 @@ def align_stage(
     data: Data, *, steps: int, lr: float, schedule: Schedule | EpochSchedule, tasks: tuple[Task, ...] = ()
 ) -> Stage:
     """The first stage: the projection learns which words go with a picture, from captions without any prompt."""
-    return _projection_stage("align", data, steps, lr, schedule, tasks)
+    return _stage("align", data, ("projection.weight",), lr, steps=steps, schedule=schedule, tasks=tasks)
 
 
 def finetune_stage(
     data: Data, *, steps: int, lr: float, schedule: Schedule | EpochSchedule, tasks: tuple[Task, ...] = ()
 ) -> Stage:
     """The second stage: the projection goes on with a few good descriptions, in the form of a conversation."""
-    return _projection_stage("finetune", data, steps, lr, schedule, tasks)
+    return _stage("finetune", data, ("projection.weight",), lr, steps=steps, schedule=schedule, tasks=tasks)
 
 
 def instruct_stage(data: Data, lora: LoRAConfig, *, steps: int, lr: float, schedule: Schedule | EpochSchedule) -> Stage:
     """Adapters on the language model, whose weights stay, and the projection learn from instructions."""
     moved = ("projection.weight", "language.*.qkv.down", "language.*.qkv.up")
-    return Stage(
-        name="instruct",
-        data=data,
-        updates=(_update(moved, lr),),
-        before=(Adapt(lora=lora),),
-        steps=steps,
-        schedule=schedule,
-        precision="bf16",
-        seed=data.seed,
-    )
+    return _stage("instruct", data, moved, lr, steps=steps, schedule=schedule, before=(Adapt(lora=lora),))
 
 
-def _projection_stage(
-    name: str, data: Data, steps: int, lr: float, schedule: Schedule | EpochSchedule, tasks: tuple[Task, ...]
-) -> Stage:
-    return Stage(
-        name=name,
-        data=data,
-        updates=(_update(("projection.weight",), lr),),
-        steps=steps,
-        schedule=schedule,
-        precision="bf16",
-        seed=data.seed,
-        tasks=tasks,
-    )
+def _stage(name: str, data: Data, moved: tuple[str, ...], lr: float, **more: Any) -> Stage:
+    """In bf16, `moved` and the projection's bias; `more` are further fields of the stage."""
+    return Stage(name=name, data=data, updates=(_update(moved, lr),), precision="bf16", seed=data.seed, **more)
 
 
 def _update(decayed: tuple[str, ...], lr: float) -> Update:

@@ -28,7 +28,7 @@ ORDERS = (
 )
 SEPARATORS = (", ", " and ", "; ")
 
-_STREAM = 4  # the first purpose of `Chance` that `Shapes` leaves free
+_PURPOSE = 4  # of `Shapes.chance`; the first that `Shapes` leaves free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Told:
         return len(self.shapes)
 
     def __getitem__(self, i: int) -> Document:
-        example, chance = self.shapes.example(i), self.shapes.chance(i, _STREAM)
+        example, chance = self.shapes.example(i), self.shapes.chance(i, _PURPOSE)
         kind = chance.weighted(self.mix)
         if kind == "caption":
             return Document([Text(example.caption)])

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.language import PLACE_WORDS, SIZE_WORDS
 from plait.data.shapes.source import Shapes
-from plait.data.shapes.split import STREAMS
 from plait.data.shapes.world import Object, SceneImage
 from plait.document import Document, Image, Text
 
-_PURPOSE = 5  # of the streams of a part; `Shapes` has the first four
+_PURPOSE = 5  # of `Shapes.chance`; `Told` has 4
 _SIZES, _PLACES = 0.7, 0.8  # share of objects whose size, place is told; colour and shape always are
 _ALL = 0.6  # share of captions that name every object
 _JOINTS = (" and ", ", ", " ", " with ")
@@ -41,7 +40,7 @@ class WebCaptions:
 
     def caption(self, i: int) -> str:
         """The words beside picture i."""
-        chance = Chance(self.shapes.seed, i, STREAMS[self.shapes.split] + _PURPOSE)
+        chance = self.shapes.chance(i, _PURPOSE)
         objects = self.shapes.scene(i).objects
         count = len(objects) if chance.unit() < _ALL else 1 + chance.below(len(objects))
         phrases = [_phrase(item, chance) for item in chance.sample(objects, count)]
