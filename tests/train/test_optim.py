@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from plait.errors import ConfigError
-from plait.train.optim import assign, build, named_parameters
+from plait.train.optim import STACKED, Muon, assign, build, named_parameters, orthogonal
 from plait.train.stage import Optimiser
 
 NAMES = ["decoder.0.weight", "decoder.0.bias", "decoder.1.weight", "embed.weight"]
@@ -15,8 +15,8 @@ def optimiser(*train: str) -> Optimiser:
     return Optimiser(train=train, lr=0.1)
 
 
-def parameters(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
-    return [nn.Parameter(torch.ones(shape)) for shape in shapes]
+def parameters(*shapes: tuple[int, ...]) -> dict[str, nn.Parameter]:
+    return {f"{i}.weight": nn.Parameter(torch.ones(shape)) for i, shape in enumerate(shapes)}
 
 
 def test_the_first_match_takes_a_name() -> None:
@@ -74,7 +74,7 @@ def test_muon_takes_its_settings() -> None:
     config = Optimiser(train=("*",), kind="muon", lr=0.2, betas=(0.8, 0.9), weight_decay=0.3)
     made = build(config, parameters((2, 2), (3, 2)))
     (group,) = made.param_groups
-    assert isinstance(made, torch.optim.Muon)
+    assert isinstance(made, Muon)
     assert [group[name] for name in ("lr", "momentum", "weight_decay", "peak_lr")] == [0.2, 0.8, 0.3, 0.2]
 
 
@@ -82,3 +82,52 @@ def test_muon_refuses_what_is_no_matrix() -> None:
     config = Optimiser(train=("*",), kind="muon", lr=0.2)
     with pytest.raises(ConfigError, match=r"Muon over 2 of 3 that are no matrices, as \(3,\): use adamw"):
         build(config, parameters((2, 2), (3,), (2, 2, 1, 1)))
+
+
+def test_muon_steps_as_pytorch_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(16, 16), (16, 16), (48, 16), (16, 40)]
+    ours = {f"{i}.weight": nn.Parameter(torch.randn(shape, generator=generator)) for i, shape in enumerate(shapes)}
+    theirs = [nn.Parameter(parameter.detach().clone()) for parameter in ours.values()]
+    before = [parameter.detach().clone() for parameter in theirs]
+    muon = Muon(ours, lr=0.1, momentum=0.9, weight_decay=0.01)
+    published = torch.optim.Muon(theirs, lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(3):
+        for mine, other in zip(ours.values(), theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        muon.step()
+        published.step()
+    for mine, other, start in zip(ours.values(), theirs, before, strict=True):
+        assert (mine - other).norm() < 0.02 * (other - start).norm()  # iterations in bf16
+
+
+@pytest.mark.parametrize("name", ["decoder.0.attention.qkv.weight", "decoder.0.mlp.gate_hidden.weight"])
+def test_muon_takes_the_matrices_of_a_stack_one_by_one(name: str) -> None:
+    count = STACKED[name.split(".")[-2]]
+    parts = torch.randn(count, 16, 16, generator=torch.Generator().manual_seed(0))
+    parts[0] *= 1000
+    stack = nn.Parameter(torch.zeros(count * 16, 16))
+    stack.grad = parts.flatten(0, 1)
+    Muon({name: stack}, lr=1.0).step()
+    lengths = stack.detach().view(count, 16, 16).norm(dim=(1, 2))
+    assert (lengths / 4).allclose(torch.ones(count), atol=0.2)  # sqrt(16) for an orthogonal matrix
+
+
+def test_a_matrix_without_a_gradient_stays() -> None:
+    ours = {"0.weight": nn.Parameter(torch.ones(2, 2)), "1.weight": nn.Parameter(torch.ones(2, 2))}
+    ours["1.weight"].grad = torch.eye(2)
+    Muon(ours, lr=0.1, weight_decay=0.1).step()
+    assert (ours["0.weight"] == 1).all() and (ours["1.weight"] < 1).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 8), (3, 8, 24), (1, 8, 8)])
+def test_orthogonal_matrices_have_singular_values_near_one(shape: tuple[int, int, int]) -> None:
+    made = orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+    assert made.shape == shape
+    values = torch.linalg.svdvals(made.float())
+    assert values.min() > 0.5 and values.max() < 1.4
+
+
+def test_zeros_stay_zeros() -> None:
+    assert not orthogonal(torch.zeros(2, 4, 8)).any()

@@ -35,9 +35,9 @@ class _Updater:
     def __init__(self, update: Update, parameters: Mapping[str, nn.Parameter]) -> None:
         self.update = update
         names = optim.assign(update.optimisers, list(parameters))
-        self.groups = [[parameters[name] for name in group] for group in names]
+        self.groups = [{name: parameters[name] for name in group} for group in names]
         self.names = [name for group in names for name in group]
-        self.parameters = [parameter for group in self.groups for parameter in group]
+        self.parameters = [parameters[name] for name in self.names]
         self.optimisers: list[Optimizer] = [
             optim.build(config, group) for config, group in zip(update.optimisers, self.groups, strict=True)
         ]
@@ -45,8 +45,11 @@ class _Updater:
     def load(self, states: list[dict[str, Any]]) -> None:
         """Takes up saved states, sharding what is sharded here."""
         for optimiser, group, state in zip(self.optimisers, self.groups, states, strict=True):
+            parameters = list(group.values())
             for i, entry in state["state"].items():
-                state["state"][i] = {k: like(v, group[i]) if isinstance(v, Tensor) else v for k, v in entry.items()}
+                state["state"][i] = {
+                    k: like(v, parameters[i]) if isinstance(v, Tensor) else v for k, v in entry.items()
+                }
             optimiser.load_state_dict(state)
 
 
@@ -70,10 +73,10 @@ class Loop:
                 change(system)
         shard(system, ranks)
         self.companions = {name: make(system).to(ranks.device) for name, make in stage.companions.items()}
-        named = optim.named_parameters(system, self.companions)
-        self.updaters = [_Updater(update, named) for update in stage.updates]
+        self.named = optim.named_parameters(system, self.companions)
+        self.updaters = [_Updater(update, self.named) for update in stage.updates]
         self.averaged = {name for updater in self.updaters for name in updater.names if stage.ema and ":" not in name}
-        self.ema = {name: named[name].detach().clone() for name in sorted(self.averaged)}
+        self.ema = {name: self.named[name].detach().clone() for name in sorted(self.averaged)}
         self.recent: deque[float] = deque(maxlen=WATCHED)
         self.collator = system.format.collator(train=True)
         if state is not None:
@@ -113,10 +116,9 @@ class Loop:
 
     def finish(self) -> None:
         """Puts the running mean in place of the trained weights, and everything at rest."""
-        named = dict(self.system.named_parameters())
         with torch.no_grad():
             for name, value in self.ema.items():
-                named[name].copy_(value)
+                self.named[name].copy_(value)
         self._trainable(())
         self.loader.close()
 
@@ -214,7 +216,7 @@ class Loop:
     def _trainable(self, names: Iterable[str]) -> None:
         """Gradients for these parameters and no others; parts of the system without any are at rest (`eval`)."""
         wanted = set(names)
-        for name, parameter in optim.named_parameters(self.system, self.companions).items():
+        for name, parameter in self.named.items():
             parameter.requires_grad_(name in wanted)
         for part in self.system.parts.values():
             part.module.train(any(parameter.requires_grad for parameter in part.module.parameters()))
@@ -223,9 +225,8 @@ class Loop:
     def _follow(self) -> None:
         if self.stage.ema is None:
             return
-        named = dict(self.system.named_parameters())
         for name, value in self.ema.items():
-            value.lerp_(named[name], 1 - self.stage.ema)
+            value.lerp_(self.named[name], 1 - self.stage.ema)
 
     # -------------------------------------------------------------------------------------------- watch
 
