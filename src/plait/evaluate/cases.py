@@ -99,9 +99,7 @@ class ShapesCases:
     def cases(self) -> Iterator[Case]:
         """The cases, all of the test's part of the world."""
         subject = SUBJECTS[self.name]
-        source: Cases = CASES[subject.kind](
-            seed=self.seed, length=LENGTH, split="test", resolution=self.resolution
-        )
+        source: Cases = CASES[subject.kind](seed=self.seed, length=LENGTH, split="test", resolution=self.resolution)
         return islice(filter(subject.only, source.cases()), self.count)
 
     def _settings(self, case: Case) -> Settings:
@@ -180,15 +178,19 @@ def _rounds(case: Case) -> str:
     return str(sum(turn.role == "user" for turn in case.prompt.turns))
 
 
-_FROM_MAP = {"measures": {"object_accuracy": _pictured, "overlap": _judged}, "groups": {"by_objects": _objects}}
+def _from_map(kind: str) -> Subject:
+    measures = {"object_accuracy": _pictured, "overlap": _judged}
+    return Subject(kind=kind, measures=measures, groups={"by_objects": _objects}, only=_to_picture)
+
+
 SUBJECTS: dict[str, Subject] = {
     "edit": Subject(
         kind="edits",
         measures={"object_accuracy": _pictured, "done": _judged},
         groups={"by_change": _change, "by_objects": _objects},
     ),
-    "segmentation": Subject(kind="maps", only=_to_picture, **_FROM_MAP),
-    "edges": Subject(kind="edges", only=_to_picture, **_FROM_MAP),
+    "segmentation": _from_map("maps"),
+    "edges": _from_map("edges"),
     "boxes": Subject(
         kind="placements",
         measures={"in_box": _judged, "object_accuracy": _pictured},
