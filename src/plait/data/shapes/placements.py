@@ -36,7 +36,7 @@ class Placements(Cases):
     """
 
     name: ClassVar[str] = "placements"
-    chance: ClassVar[float] = 0.05
+    chance: ClassVar[float] = 0.07
 
     def case(self, i: int) -> Case:
         """Case i."""

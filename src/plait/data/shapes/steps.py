@@ -18,8 +18,8 @@ ASKED = {"count": 1.0, "relation": 1.0, "comparison": 1.0}  # what more than one
 SO = "so the answer is"
 
 THINKING = Wordings(
-    ("think step by step.", "say first what you see.", "what do you see, and what is the answer?"),
-    ("first say what you see.",),
+    ("{q} think step by step.", "{q} say first what you see.", "{q} what do you see, and what is the answer?"),
+    ("think step by step: {q}",),
 )
 
 
@@ -42,7 +42,7 @@ class Steps(Cases):
         question = questions.questions(scene, chance, 1, self.split != "test", ASKED)[0]
         objects = sorted(scene.objects, key=lambda item: PLACES.index(item.place))
         answer = f"{language.say(objects, language.WORDINGS[0])} {SO} {question.answer}."
-        asked = f"{question.text} {THINKING.pick(chance, self.split)}"
+        asked = THINKING.pick(chance, self.split).format(q=question.text)
         image = Image(SceneImage(scene, self.resolution))
         return Case.asked([image, asked], answer, partial(_concludes, question.answer))
 
