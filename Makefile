@@ -15,7 +15,7 @@ help:  ## Show this list
 setup: $(STAMP)  ## Make or update the environment (the only step that uses the network)
 
 demo: $(STAMP)  ## Train the tiny CM3Leon on this machine and write a report
-	$(BIN)/plait train cm3leon/tiny --out runs/demo
+	$(BIN)/plait train cm3leon/tiny/pretrain --out runs/demo
 
 test: $(STAMP)  ## Run the fast tests
 	$(PYTEST) -m "not slow"

@@ -39,7 +39,7 @@ def main() -> int:
         if keep:
             shutil.copytree(run, keep, dirs_exist_ok=True)
     figures = {"seconds": round(seconds, 1), "load_before": load, **report}
-    print(results.write("demo", figures, {"command": "make demo", "recipe": "cm3leon/tiny"}))
+    print(results.write("demo", figures, {"command": "make demo", "recipe": "cm3leon/tiny/pretrain"}))
     return 0
 
 

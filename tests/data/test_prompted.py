@@ -1,4 +1,4 @@
-"""Captioned pictures as captions of the web, and as answers to prompts."""
+"""Documents as captions of the web, as answers to prompts, and as the templates of tasks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from plait.data.prompted import Asked, Captioned
+from plait.data.prompted import Asked, Captioned, Templated
 from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import ConfigError, DocumentError
+from plait.text.tasks import TASKS
 
 Picture = Callable[[int], Image]
 TALK = Document([Turn("user", "and?"), Turn("assistant", "Yes!")])
@@ -61,3 +62,42 @@ def test_what_cannot_be_asked_or_captioned_is_refused(picture: Picture) -> None:
         Captioned(source=[Document([picture(0)])])[0]
     with pytest.raises(ConfigError, match="0 prompts"):
         Asked(source=[TALK], prompts=())
+
+
+def test_records_are_written_by_the_templates_of_a_task(picture: Picture) -> None:
+    shown = [picture(i) for i in range(3)]
+    records = [
+        Document([shown[0], "what is it?", "a cat"]),
+        Document([Turn("user", [shown[1], "and this?"]), Turn("assistant", "a dog")]),
+        Document(["who?", shown[2], "nobody"]),
+    ]
+    asked = Templated(source=records, templates=TASKS["vqa"])
+    whole = Templated(source=records, templates=TASKS["vqa"], apart=False)
+    assert len(asked) == 9
+    said = {(asked[i].turns[0].text, asked[i].turns[1].text) for i in range(9)}
+    assert len(said) == 9 and ("Question: and this? The answer is ", "a dog.") in said
+    assert [whole[i].text for i in range(3)] == [
+        "Question: what is it? Answer: a cat.",
+        "Question: and this? \n a dog",
+        "Question: who? The answer is nobody.",
+    ]
+    assert all(whole[i].images == asked[i].images == [shown[i % 3]] for i in range(9))
+
+
+def test_an_edit_is_a_picture_an_instruction_and_a_picture(picture: Picture) -> None:
+    first, second = picture(0), picture(1)
+    record = Document([Turn("user", [first, "make it red"]), Turn("assistant", second)])
+    edited = Templated(source=[record], templates=TASKS["edit"])[0]
+    assert edited == Document(["Edit first image following the instruction", first, "make it red", second])
+
+
+def test_a_record_that_does_not_fit_its_template_is_refused(picture: Picture) -> None:
+    for record, message in (
+        (Document(["a", "b", "c", picture(0)]), "document 0 has 3 texts for the 2 of .*: give question, answer"),
+        (Document(["a", "b"]), "document 0 has 0 pictures for the 1 of .*: give image"),
+        (Document(["a", "b", Blank("text"), picture(0)]), "pieces that are neither text nor pictures"),
+    ):
+        with pytest.raises(DocumentError, match=message):
+            Templated(source=[record], templates=TASKS["vqa"])[0]
+    with pytest.raises(ConfigError, match="0 templates to write with"):
+        Templated(source=[TALK], templates=())

@@ -23,7 +23,11 @@ NAMES = [
     for found in pkgutil.iter_modules(recipes.__path__)
     for size in importlib.import_module(f"plait.recipes.{found.name}").RECIPES
 ]
-NEEDED = {"minigpt4/paper": ("base", "data", "curated"), "minigpt4/v2": ("base", "data")}
+NEEDED = {
+    "cm3leon/paper": ("base", "data"),
+    "minigpt4/paper": ("base", "data", "curated"),
+    "minigpt4/v2": ("base", "data"),
+}
 """Arguments without a default: directories."""
 FILE = """
 from __future__ import annotations
@@ -77,15 +81,17 @@ def steps(recipe: Recipe) -> list[tuple[str, int]]:
 def test_a_recipe_by_its_name() -> None:
     recipe = find("cm3leon/tiny")
     assert recipe.name == "cm3leon/tiny"
-    assert [stage.name for stage in recipe.stages] == ["tokenizer", "pretrain"]
+    assert [stage.name for stage in recipe.stages] == ["tokenizer", "pretrain", "finetune"]
     assert recipe.probes and recipe.tasks
 
 
 def test_a_recipe_up_to_a_stage() -> None:
-    first, last = find("cm3leon/tiny/tokenizer"), find("cm3leon/tiny/pretrain")
+    first, last = find("cm3leon/tiny/tokenizer"), find("cm3leon/tiny/finetune")
     assert [stage.name for stage in first.stages] == ["tokenizer"]
     assert not first.tasks  # which ask for a finished model
     assert last.stages == find("cm3leon/tiny").stages and last.tasks
+    demo = find("cm3leon/tiny/pretrain")
+    assert not demo.tasks and [task.name for task in demo.stages[-1].tasks] == ["caption", "vqa", "draw"]
     assert find("cm3leon/tiny/tokenizer", ["stages.tokenizer.steps=7"]).stages[0].steps == 7
 
 
@@ -98,7 +104,7 @@ def test_a_recipe_up_to_a_stage() -> None:
         ("cm3leon/tinny", "no recipe 'cm3leon/tinny'; did you mean 'cm3leon/tiny'"),
         ("cm3leon/7b", "no recipe 'cm3leon/7b'; "),
         ("cm3leon/tiny/tokeniser", "cm3leon/tiny has no stage 'tokeniser'; did you mean 'tokenizer'"),
-        ("cm3leon/tiny/align", "cm3leon/tiny has no stage 'align'; there are tokenizer, pretrain"),
+        ("cm3leon/tiny/align", "cm3leon/tiny has no stage 'align'; there are tokenizer, pretrain, finetune"),
         ("", "no recipes for ''"),
     ],
 )
@@ -136,7 +142,7 @@ def test_settings_are_changed_by_their_paths() -> None:
             "name=mine",
         ],
     )
-    tokenizer, pretrain = changed.stages
+    tokenizer, pretrain, _ = changed.stages
     assert (pretrain.steps, pretrain.precision, changed.name) == (12, "fp32", "mine")
     assert (tokenizer.data.rows, tokenizer.updates[0].optimisers[0].lr) == (4, 1e-4)
     assert tokenizer.steps == find("cm3leon/tiny").stages[0].steps
@@ -171,12 +177,12 @@ def test_an_argument_of_the_function_is_no_setting() -> None:
 
 
 def test_a_function_in_a_file(outside: Callable[[str], str]) -> None:
-    assert steps(find(outside("mine"))) == [("tokenizer", 5), ("pretrain", 5)]
+    assert steps(find(outside("mine"))) == [("tokenizer", 5), ("pretrain", 5), ("finetune", 5)]
 
 
 def test_arguments_have_the_types_that_they_declare(outside: Callable[[str], str]) -> None:
     recipe = find(outside("mine"), ["steps=7", "name=12", "shares=[1, 0.5]", "stages.tokenizer.steps=9"])
-    assert steps(recipe) == [("tokenizer", 9), ("pretrain", 7)]
+    assert steps(recipe) == [("tokenizer", 9), ("pretrain", 7), ("finetune", 7)]
     assert recipe.name == "12 (1.0, 0.5)"
     with pytest.raises(ConfigError, match="steps: expected int, got str 'seven'"):
         find(outside("mine"), ["steps=seven"])

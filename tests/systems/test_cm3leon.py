@@ -26,6 +26,7 @@ from plait.systems.cm3leon import (
     Vocabulary,
 )
 from plait.text.bpe import BPE
+from plait.text.tasks import TASKS
 
 Picture = Callable[[int], Image]
 TEXT, DRAWN = Blank("text"), Blank("image")
@@ -215,6 +216,58 @@ def test_what_has_no_layout_is_refused(format: CM3LeonFormat, picture: Picture) 
 def test_a_conversation_may_end_with_a_question_that_nobody_answers(format: CM3LeonFormat) -> None:
     whole = format.layout(talk("one?", "yes", "two?"))
     assert shown(format, whole) == "<eos>|one?|<0>|\ntwo?|<eos>|<0>|yes|<eoss>"
+
+
+def test_tasks_are_laid_out_as_published(format: CM3LeonFormat, picture: Picture) -> None:
+    """Table 5, with <break> at each change of modality; answers in words as the filling of a blank."""
+    a, b = picture(0), picture(1)
+    edit, edges, vqa, caption = (TASKS[name][0] for name in ("edit", "from-edges", "vqa", "caption"))
+    edited = {"before": a, "instruction": "make it red", "after": b}
+    drawn = {"features": a, "caption": "a dog", "image": b}
+    asked = {"question": "what is it?", "answer": "a cat", "image": a}
+    first = "<eos>|Edit first image following the instruction|<break>|[16]|<break>|make it red|<break>"
+    made = "<eos>|Make high quality image from canny edge features|<break>|[16]|<break>|a dog|<break>"
+    question = "<eos>|Question: what is it? Answer: |<0>|<break>|[16]|<eos>|<0>"
+    for document, expected in [
+        (edit.asked(edited), f"{first}|[16]|<eos>"),
+        (edges.asked(drawn), f"{made}|[16]|<eos>"),
+        (TASKS["write"][0].asked({"words": "hi", "image": a}), '<eos>|draw "hi"|<break>|[16]|<eos>'),
+        (vqa.document(asked), "<eos>|Question: what is it? Answer: a cat.|<break>|[16]|<eos>"),
+        (vqa.asked(asked), f"{question}|a cat.|<eoss>"),
+        (caption.asked({"caption": "a cat", "image": a}), "<eos>|<0>|<break>|[16]|<eos>|<0>|a cat|<eoss>"),
+    ]:
+        assert shown(format, format.layout(document)) == expected
+    for prompt, expected in [
+        (edit.prompt(edited), first),
+        (edges.prompt(drawn), made),
+        (vqa.prompt(asked), question),
+    ]:
+        assert shown(format, format.layout(prompt, open=True)) == expected
+
+
+def test_every_element_of_a_task_that_is_drawn_has_the_weight_of_cm3(
+    cm3leon_config: CM3LeonConfig, bpe: BPE, picture: Picture
+) -> None:
+    format = CM3LeonFormat(replace(cm3leon_config, asked_weight=0.25), bpe)
+    drawn = TASKS["edit"][0].asked({"before": picture(0), "instruction": "make it red", "after": picture(1)})
+    laid = format.layout(drawn)
+    assert weights(laid) == [(len(laid), 1.0)]
+    assert {target.kind for span in laid.spans for target in span.targets} == {"token", "code"}
+
+
+def test_a_conversation_on_several_pictures(format: CM3LeonFormat, picture: Picture) -> None:
+    a, b = picture(0), picture(1)
+    vqa = TASKS["vqa"][1]
+    turns = [
+        turn
+        for image, question, answer in ((a, "what?", "a cat"), (b, "and this?", "a dog"))
+        for turn in vqa.asked({"image": image, "question": question, "answer": answer}).turns
+    ]
+    told = shown(format, format.layout(Document(turns)))
+    assert told == (
+        "<eos>|Question: what? \n |<0>|\nQuestion: and this? \n |<1>|<break>|[16]|<break>|[16]|<eos>"
+        "|<0>|a cat|<eoss>|<1>|a dog|<eoss>"
+    )
 
 
 # ------------------------------------------------------------------------------------------------- grammar

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from plait.data.packs import Data
-from plait.document import Document, Image, Video
+from plait.document import Document, Image, Turn, Video
 from plait.errors import TrainingError
 from plait.nn.vqgan import Discriminator
 from plait.objectives.reconstruction import Adversary, Discriminate, Reconstruct
 from plait.objectives.tokens import NextToken
-from plait.recipes.cm3leon import pretrain_stage, tokenizer_stage
+from plait.recipes.cm3leon import finetune_stage, pretrain_stage, tokenizer_stage
 from plait.sequence import Batch
 from plait.systems.cm3leon import CM3Leon, CM3LeonConfig
 from plait.text.bpe import BPE
@@ -33,6 +33,7 @@ LAST = {"main.5.bias"}  # what real and made pictures want of it cancels at firs
 PINNED = {  # losses of two steps, in fp32
     "tokenizer": [0.4954102, 0.4342750],
     "pretrain": [5.7375633, 5.7211180],
+    "finetune": [5.7425999, 5.7371434],
     "adversarial": [0.5843148, 0.5885367],
 }
 
@@ -58,6 +59,11 @@ def stages(cm3leon_config: CM3LeonConfig, picture: Picture) -> dict[str, Stage]:
 
     tokenizer = small(tokenizer_stage(cm3leon_config, sources, steps=6), rows=4)
     pretrain = small(pretrain_stage(cm3leon_config, sources, steps=6), rows=2)
+    tasks = {
+        "edits": [Document([picture(i), f"make it number {i + 1}", picture(i + 1)]) for i in range(6)],
+        "asked": [Document([Turn("user", [picture(i), "which?"]), Turn("assistant", f"number {i}")]) for i in range(6)],
+    }
+    finetune = small(finetune_stage(cm3leon_config, tasks, steps=6), rows=2)
     adversary = Adversary(start=1)
     adversarial = replace(
         tokenizer,
@@ -74,7 +80,7 @@ def stages(cm3leon_config: CM3LeonConfig, picture: Picture) -> dict[str, Stage]:
         ),
         companions={"discriminator": discriminator},
     )
-    return {stage.name: stage for stage in (tokenizer, pretrain, adversarial)}
+    return {stage.name: stage for stage in (tokenizer, pretrain, finetune, adversarial)}
 
 
 def discriminator(system: Any) -> Discriminator:

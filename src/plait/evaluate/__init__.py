@@ -7,11 +7,13 @@ same form under the names of groups. `TASKS` holds those that are known by name;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from plait.checkpoints.outside import from_file, is_outside
 from plait.errors import ConfigError, hint
 from plait.evaluate import shapes
+from plait.evaluate.cases import SUBJECTS, ShapesCases
 from plait.evaluate.retrieval import ShapesRetrieval
 from plait.generate.model import Model
 
@@ -34,6 +36,11 @@ class Task(Protocol):
 Factory = Callable[[int | None], Sequence[Task]]
 """Makes tasks, with at most so many items in each group."""
 
+
+def _cases(name: str, limit: int | None) -> list[Task]:
+    return [ShapesCases.at_most(name, limit)]
+
+
 TASKS: dict[str, Factory] = {
     "shapes": shapes.tasks,
     "shapes/caption": lambda limit: [shapes.ShapesCaption(held=shapes.Held.at_most(limit))],
@@ -42,6 +49,7 @@ TASKS: dict[str, Factory] = {
     "shapes/retrieval": lambda limit: [ShapesRetrieval.at_most(limit)],
     "shapes/told": lambda limit: [shapes.ShapesTextQuestions(held=shapes.Held.at_most(limit))],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
+    **{f"shapes/{name}": partial(_cases, name) for name in SUBJECTS},
 }
 
 

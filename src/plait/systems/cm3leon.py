@@ -137,7 +137,7 @@ TINY = CM3LeonConfig(
         groups=8,
         latent_channels=64,
         code_width=4,
-        codes=64,
+        codes=128,
         local=True,
     ),
     width=192,
@@ -158,6 +158,8 @@ SIZES = {"tiny": TINY, "350m": CM3LEON_350M, "760m": CM3LEON_760M, "7b": CM3LEON
 
 class CM3Leon(System):
     """The whole system: image tokenizer, token embedding (also the output), positions, decoder."""
+
+    format: CM3LeonFormat
 
     def __init__(self, config: CM3LeonConfig, text: BPE) -> None:
         super().__init__()

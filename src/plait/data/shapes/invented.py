@@ -1,4 +1,4 @@
-"""Invented words: two syllables, such as "dakub", that mean nothing."""
+"""Invented words, such as "dakub", that mean nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from plait.data.shapes.split import Part, hashed
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
-def invented(chance: Chance, split: Part) -> str:
-    """A word that its hash puts into the part: no word is invented in two parts. There are 68,600."""
+def invented(chance: Chance, split: Part, letters: int = 5) -> str:
+    """A word that its hash puts into the part: no word is invented in two parts. Of five letters there are 68,600."""
     while True:
-        word = "".join(chance.choice(letters) for letters in (_CONSONANTS, _VOWELS) * 2 + (_CONSONANTS,))
+        word = "".join(chance.choice(_VOWELS if i % 2 else _CONSONANTS) for i in range(letters))
         if hashed(word) == split:
             return word

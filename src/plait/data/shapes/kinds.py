@@ -12,11 +12,14 @@ from plait.data.shapes.maps import Edges, Maps
 from plait.data.shapes.matrices import Matrices
 from plait.data.shapes.nouns import NounQuestions, Nouns
 from plait.data.shapes.pages import Pages
+from plait.data.shapes.placements import Placements
 from plait.data.shapes.statements import Statements
+from plait.data.shapes.steps import Steps
 from plait.data.shapes.stories import Stories
 from plait.data.shapes.styles import Restylings, StyleDrawings, StyleNames
 from plait.data.shapes.videos import Videos
 from plait.data.shapes.words import Opinions, Words
+from plait.data.shapes.writings import Writings
 
 _KINDS: tuple[type[Cases], ...] = (
     Dialogues,
@@ -24,6 +27,8 @@ _KINDS: tuple[type[Cases], ...] = (
     Maps,
     Edges,
     Boxes,
+    Placements,
+    Steps,
     Instructions,
     Statements,
     StyleNames,
@@ -36,6 +41,7 @@ _KINDS: tuple[type[Cases], ...] = (
     Matrices,
     Words,
     Opinions,
+    Writings,
     Pages,
     Episodes,
 )

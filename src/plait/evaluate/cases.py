@@ -1,0 +1,207 @@
+"""Tasks on kinds of cases of the shapes world: what a model is fine-tuned for, on cases that training never shows.
+
+A case is scored by its kind's own judge (`plait.data.shapes.cases`), a picture also by the objects that it shows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from plait.data.shapes.cases import Case, Cases
+from plait.data.shapes.draw import BACKGROUND
+from plait.data.shapes.kinds import CASES
+from plait.data.shapes.score import drawing, draws
+from plait.data.shapes.world import VALUES, Scene, SceneImage
+from plait.document import Document, Image, Piece, Turn
+from plait.errors import ConfigError, hint
+from plait.generate.engine import Settings
+from plait.generate.model import Model
+from plait.generate.sampling import Sampling
+
+ANSWER_TOKENS = 96
+LENGTH = 1_000_000  # of a source, whose first cases are scored
+
+Measure = Callable[[Case, Document], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Which cases are scored, what they are worth, and how they are grouped."""
+
+    kind: str
+    """A name of `CASES`."""
+    measures: Mapping[str, Measure]
+    """The figures; the first is the one that matters."""
+    groups: Mapping[str, Callable[[Case], str]] = field(default_factory=dict)
+    only: Callable[[Case], bool] = lambda case: True
+    """Which cases of the kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesCases:
+    """Held-out cases of one kind, each reply scored by what the case asks for.
+
+    Beside the figures stands what the first of them is without skill: `blind_...`, the same model when the pictures
+    that it is given are exchanged for that of an empty scene; `copied_...`, a copy of the first picture, where one is
+    asked for; and else `chance`, the best guess of the kind.
+
+    Args:
+        name: one of `SUBJECTS`.
+        count: cases.
+        resolution: pixels a side.
+
+    Raises:
+        ConfigError: no such subject, or no cases.
+    """
+
+    name: str
+    count: int = 250
+    resolution: int = 32
+    guidance: float = 1.0
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.3, top_p=0.9))
+    seed: int = 20240
+
+    def __post_init__(self) -> None:
+        if self.name not in SUBJECTS:
+            raise ConfigError(f"no cases are scored as {self.name!r}; {hint(self.name, SUBJECTS)}")
+        if self.count < 1:
+            raise ConfigError(f"{self.count} cases: give at least 1")
+
+    @classmethod
+    def at_most(cls, name: str, limit: int | None) -> ShapesCases:
+        """The default, with at most `limit` cases."""
+        return cls(name=name, count=min(cls.count, limit or cls.count))
+
+    def run(self, model: Model) -> dict[str, Any]:
+        """The measures, what they are without skill, "n", and the groups."""
+        subject, cases = SUBJECTS[self.name], list(self.cases())
+        shown = [case for case in cases if case.prompt.images]
+        prompts = [*(case.prompt for case in cases), *(self._blind(case.prompt) for case in shown)]
+        replies = [reply.document for reply in model.generate(prompts, self._settings(cases[0]))]
+        seen = list(zip(cases, replies, strict=False))
+        main, measure = next(iter(subject.measures.items()))
+        without: dict[str, float] = {}
+        if shown:
+            blindly = zip(shown, replies[len(cases) :], strict=True)
+            without[f"blind_{main}"] = _mean([measure(case, reply) for case, reply in blindly])
+        if shown and cases[0].reply.images:
+            without[f"copied_{main}"] = _mean([measure(case, Document(case.prompt.images[0])) for case in shown])
+        else:
+            without["chance"] = CASES[subject.kind].chance
+        return {**_scores(subject, seen), **without, **_groups(subject, seen)}
+
+    def cases(self) -> Iterator[Case]:
+        """The cases, all of the test's part of the world."""
+        subject = SUBJECTS[self.name]
+        source: Cases = CASES[subject.kind](seed=self.seed, length=LENGTH, split="test", resolution=self.resolution)
+        return islice(filter(subject.only, source.cases()), self.count)
+
+    def _settings(self, case: Case) -> Settings:
+        most = 0 if case.reply.images else ANSWER_TOKENS
+        return Settings(max_new_tokens=most, guidance=self.guidance, image=self.sampling, seed=self.seed)
+
+    def _blind(self, prompt: Document) -> Document:
+        empty = Image(SceneImage(Scene(()), self.resolution))
+
+        def unseen(pieces: Sequence[Piece]) -> list[Piece]:
+            return [empty if isinstance(piece, Image) else piece for piece in pieces]
+
+        return Document([Turn(turn.role, unseen(turn.pieces)) for turn in prompt.turns] or unseen(prompt.pieces))
+
+
+def _scores(subject: Subject, seen: Sequence[tuple[Case, Document]]) -> dict[str, Any]:
+    means = {name: _mean([measure(*one) for one in seen]) for name, measure in subject.measures.items()}
+    return {**means, "n": len(seen)}
+
+
+def _groups(subject: Subject, seen: Sequence[tuple[Case, Document]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, group in subject.groups.items():
+        parts: defaultdict[str, list[tuple[Case, Document]]] = defaultdict(list)
+        for one in seen:
+            parts[group(one[0])].append(one)
+        found[name] = {part: _scores(subject, parts[part]) for part in sorted(parts)}
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _judged(case: Case, reply: Document) -> float:
+    return case.check(reply)
+
+
+def _pictured(case: Case, reply: Document) -> float:
+    """`object_accuracy` of the picture against the scene that is asked for; 0 on a ground as dark as that of maps, on
+    which the oracle would find objects as well."""
+    picture = drawing(reply)
+    light = picture is not None and np.median(np.asarray(picture)) > np.mean(BACKGROUND) / 2
+    return draws(_scene(case.reply).content, reply) if light else 0.0
+
+
+def _scene(shown: Document) -> Scene:
+    source = shown.images[0].source
+    assert isinstance(source, SceneImage)
+    return source.scene
+
+
+def _objects(case: Case) -> str:
+    return str(len(_scene(case.reply)))
+
+
+def _to_picture(case: Case) -> bool:
+    source = case.reply.images[0].source
+    return isinstance(source, SceneImage) and source.style == "plain"
+
+
+def _change(case: Case) -> str:
+    """What an edit does: add, remove, or the attribute that it changes."""
+    before, after = set(_scene(case.prompt).content), set(_scene(case.reply).content)
+    if len(before) != len(after):
+        return "add" if len(after) > len(before) else "remove"
+    (old,), (new,) = before - after, after - before
+    return next(name for name, was, now in zip(VALUES, old, new, strict=True) if was != now)
+
+
+def _length(case: Case) -> str:
+    return str(len(getattr(case.reply.images[0].source, "text", "")))
+
+
+def _rounds(case: Case) -> str:
+    return str(sum(turn.role == "user" for turn in case.prompt.turns))
+
+
+def _from_map(kind: str) -> Subject:
+    measures = {"object_accuracy": _pictured, "overlap": _judged}
+    return Subject(kind=kind, measures=measures, groups={"by_objects": _objects}, only=_to_picture)
+
+
+SUBJECTS: dict[str, Subject] = {
+    "edit": Subject(
+        kind="edits",
+        measures={"object_accuracy": _pictured, "done": _judged},
+        groups={"by_change": _change, "by_objects": _objects},
+    ),
+    "segmentation": _from_map("maps"),
+    "edges": _from_map("edges"),
+    "boxes": Subject(
+        kind="placements",
+        measures={"in_box": _judged, "object_accuracy": _pictured},
+        groups={"by_objects": _objects},
+    ),
+    "writing": Subject(kind="writings", measures={"read": _judged}, groups={"by_letters": _length}),
+    "dialogue": Subject(kind="dialogues", measures={"accuracy": _judged}, groups={"by_rounds": _rounds}),
+    "steps": Subject(kind="steps", measures={"accuracy": _judged}),
+}
+"""What is scored, by the name of the task.
+
+edit: the picture after it; `done` is 0 unless the change is done. segmentation, edges: the picture of a map. boxes:
+objects in the boxes that are told. writing: texts that are read back. dialogue, steps: the last answer.
+"""
