@@ -32,10 +32,24 @@ from plait.errors import ConfigError, DocumentError
 from plait.nn.attention import KVCache, SelfAttention
 from plait.nn.blocks import MLP, Block, Decoder, SquaredReLU
 from plait.nn.norms import plain_layer_norm
+from plait.nn.packed import TiedEmbedding
 from plait.nn.positions import LearnedPositions, NoRotation, Rotary
 from plait.nn.vqgan import VQGAN, VQGANConfig
 from plait.sequence import Batch, Prepare, Sequence, Span, compact, picture, tokens
-from plait.systems.base import Emitted, Forced, Format, Grammar, Hidden, Next, Stop, Streams, System, sight, square
+from plait.systems.base import (
+    Emitted,
+    Forced,
+    Format,
+    Grammar,
+    Guidance,
+    Hidden,
+    Next,
+    Stop,
+    Streams,
+    System,
+    sight,
+    square,
+)
 from plait.text.bpe import BPE
 
 READER = "vqgan"
@@ -165,7 +179,7 @@ class CM3Leon(System):
         self.format = CM3LeonFormat(config, text)
         self.vocabulary = config.vocabulary
         self.image_tokenizer = VQGAN(config.image)
-        self.embed = nn.Embedding(len(self.vocabulary), config.width)
+        self.embed = TiedEmbedding(len(self.vocabulary), config.width)
         self.positions = LearnedPositions(config.positions, config.width, offset=2)
         self.places = LearnedPositions(config.image.codes_per_image, config.width, offset=1) if config.raster else None
         self.decoder = Decoder(_blocks(config), plain_layer_norm(config.width))
@@ -215,7 +229,11 @@ class CM3Leon(System):
 
     def unembed(self, hidden: Float[Tensor, "*any c"]) -> Float[Tensor, "*any v"]:
         """Logits, by the embedding table itself."""
-        return nn.functional.linear(hidden, self.embed.weight)
+        return self.embed.logits(hidden)
+
+    def narrowed(self, kind: str, first: int, last: int) -> Callable[[Tensor], Tensor]:
+        """The rows of those ids: for codes, 8,192 of 65,536."""
+        return functools.partial(self.embed.logits, first=first, last=last)
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -304,17 +322,25 @@ class CM3LeonFormat(Format):
         """By the BPE."""
         return tuple(i + self.vocabulary.first_text for i in self.text.encode(text))
 
-    def streams(self, document: Document, guidance: float) -> Streams:
-        """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only.
+    def streams(self, document: Document, guidance: Guidance) -> Streams:
+        """The prompt; `<eos> <mask> <break>`, which is nothing; and its pictures, the first text `<mask>`, others left out.
 
-        The `<break>` is left to come with what is emitted, where the prompt does not end with it.
+        The last `<break>` is left to come with what is emitted, where the prompt does not end with it. What the rows of
+        edits hold is not in the paper.
         """
-        prompt = self.layout(document, open=True)
-        if guidance == 1:
-            return Streams(rows=(prompt,), weights={"text": (1.0,), "image": (1.0,)})
-        draws = document.pieces[-1:] == (Blank("image"),)
-        nothing = self.layout(Document([Blank("text"), Blank("image")]), open=True).cut(0, 3 if draws else 2)
-        return Streams(rows=(prompt, nothing), weights={"text": (1.0, 0.0), "image": (guidance, 1 - guidance)})
+        nothing, pictures = (functools.partial(self._row, document, keep) for keep in (False, True))
+        return guidance.streams(self.layout(document, open=True), nothing, pictures)
+
+    def _row(self, document: Document, pictures: bool) -> Sequence:
+        """A prompt without its text, or without anything."""
+        pieces, _ = _asked(document, open=True)
+        kept = [piece for piece in pieces if isinstance(piece, Image)] if pictures else []
+        if pictures and not kept:
+            raise DocumentError("image_guidance for a prompt of 0 pictures: leave it out, guidance alone does the same")
+        words = next((i for i, piece in enumerate(pieces) if isinstance(piece, Text) or piece == Blank("text")), 0)
+        before = sum(isinstance(piece, Image) for piece in pieces[:words]) if pictures else 0
+        masked = self.layout(Document([*kept[:before], Blank("text"), *kept[before:], Blank("image")]), open=True)
+        return masked if pieces[-1:] == [Blank("image")] else masked.cut(0, len(masked) - 1)
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """Fill the blanks one by one; or go on: text up to <break> or <eos>, exactly n codes after <break>."""
