@@ -192,16 +192,16 @@ class Joined:
     """0: this request has none."""
 
     @classmethod
-    def of(cls, joins: Items[Join], device: torch.device) -> Joined:
+    def of(cls, joins: Items[Join], device: torch.device, dtype: torch.dtype = torch.float32) -> Joined:
         """Those of n requests, whose rows stand one behind the other."""
         contrasts = [one.contrast for one in joins]
         amateur = None
         if any(contrasts):
-            amateur = torch.block_diag(*(torch.tensor([one.amateur or one.weights]) for one in joins)).to(device)
+            amateur = _side_by_side([one.amateur or one.weights for one in joins]).to(device, dtype)
         return cls(
-            weights=torch.block_diag(*(torch.tensor([one.weights]) for one in joins)).to(device),
+            weights=_side_by_side([one.weights for one in joins]).to(device, dtype),
             amateur=amateur,
-            alpha=torch.tensor([one.alpha if one else 1.0 for one in contrasts], device=device),
+            alpha=torch.tensor([one.alpha if one else 1.0 for one in contrasts], device=device, dtype=dtype),
             k=torch.tensor([one.k if one else 0 for one in contrasts], device=device),
         )
 
@@ -223,6 +223,10 @@ class Joined:
         if self.amateur is not None:
             joined = contrast(joined, self.amateur @ logits, allowed, self.alpha, self.k)
         return joined, allowed
+
+
+def _side_by_side(rows: Items[tuple[float, ...]]) -> Tensor:
+    return torch.block_diag(*(torch.tensor([row], dtype=torch.float64) for row in rows))
 
 
 def distribution(
