@@ -14,9 +14,10 @@ tells `plait import` and `plait export` what the files are and how they go toget
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,19 @@ TOKENIZERS = ("vqgan", "gumbel")
 RETRIEVERS = ("clip", "clip-openai")
 
 CHAMELEON_TEXT = "text_tokenizer.json"
-_IMAGES = "IMGIMG"  # how the tokens of codes begin in Chameleon's vocabulary
+_CODE, _SYMBOL = re.compile(r"IMGIMG([A-J]+)Z"), re.compile(r"<.+>")
 _CHAMELEON_LICENCE = "Chameleon Research License, non-commercial"
 
 _VQGAN_WHERE = (
     "taming-transformers' last.ckpt of vqgan_imagenet_f16 or vqgan_gumbel_f8 (github.com/CompVis/taming-transformers), "
     "latent-diffusion's vq-f8, or Chameleon's tokenizer/vqgan.ckpt"
 )
+_METASEQ_WHERE = "the weights of metaseq's transformer_lm_megatron"
 _CHAMELEON_WHERE = "models/7b/consolidated.pth, with params.json (github.com/facebookresearch/chameleon)"
 
 
 def _image_sizes(shapes: Mapping[str, Shape], where: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a VQGAN. Its resolution is no shape: Chameleon's 512, which has no attention beside the middle, or 256."""
+    """Those of a VQGAN. Its resolution is no shape: 512 without attention in levels (Chameleon's), or 256."""
     shape = shape_of(shapes, where=where)
     resolution = changes.get("resolution")
     if not isinstance(resolution, int):
@@ -249,7 +251,7 @@ class CM3LeonFiles(Published):
             name=DECODER,
             sign="decoder.embed_tokens.weight",
             what="a decoder of metaseq",
-            where="the state dict of metaseq's transformer_lm_megatron",
+            where=_METASEQ_WHERE,
             hollow=_metaseq,
         ),
         Kind(
@@ -300,9 +302,13 @@ class CM3LeonFiles(Published):
         }
         if retriever:
             plain["retriever"] = self._retriever(given[retriever])
-        config = from_plain(CM3LeonConfig, _with_vocabulary(plain, changes))
         files = _text_file([given[decoder], *given.values()])
-        _check_codes(files, config.vocabulary, image.path)
+        named = _named(files)
+        if named:
+            plain |= named.sizes
+        config = from_plain(CM3LeonConfig, _with_vocabulary(plain, changes))
+        if named:
+            _check_codes(files, named, config.vocabulary, image.path)
         tables = {
             DECODER: DECODER_FILE,
             CHAMELEON: _chameleon_table(given[decoder].shapes),
@@ -322,26 +328,19 @@ class CM3LeonFiles(Published):
         )
 
     def _which(self, given: Mapping[str, TensorFile]) -> tuple[str, str, str | None]:
-        """The kinds that are the decoder, the image tokenizer and the retriever, of which there must be one at most."""
+        """The kinds that are the decoder, the image tokenizer and the retriever."""
         if WHOLE_CHAMELEON in given:
             raise CheckpointError(f"{given[WHOLE_CHAMELEON].path}: {_REFUSED}")
-        found = []
-        kinds = {kind.name: kind for kind in self.kinds}
-        for role, names in (("decoder", (DECODER, CHAMELEON)), ("tokenizer", TOKENIZERS), ("retriever", RETRIEVERS)):
-            there = [name for name in names if name in given]
-            if len(there) > 1:
-                paths = " and ".join(str(given[name].path) for name in there)
-                raise CheckpointError(f"{paths}: a model has one {role}; give one of the two")
-            if not there and role != "retriever":
-                ways = ", or ".join(f"{kinds[name].where} ({kinds[name].what})" for name in names[: 3 - len(found)])
-                ways = kinds["vqgan"].where if role == "tokenizer" else ways
-                fresh = "; --fresh decoder stands for one that is to be trained" if role == "decoder" else ""
-                raise CheckpointError(f"no file of an image {role}: give {ways}" if role == "tokenizer" else
-                                      f"no file of a decoder: give {ways}{fresh}")
-            found.append(there[0] if there else None)
-        decoder, tokenizer, retriever = found
-        assert decoder is not None and tokenizer is not None
-        return decoder, tokenizer, retriever
+        decoder, tokenizer = _only(given, (DECODER, CHAMELEON), "decoder"), _only(given, TOKENIZERS, "image tokenizer")
+        missing = [] if tokenizer else [f"an image tokenizer: give {_VQGAN_WHERE}"]
+        if not decoder:
+            missing.append(
+                f"a decoder: give {_METASEQ_WHERE}, or Chameleon's {_CHAMELEON_WHERE}; --fresh decoder stands for one "
+                "that is to be trained"
+            )
+        if decoder is None or tokenizer is None:
+            raise CheckpointError("no file of " + "; no file of ".join(missing))
+        return decoder, tokenizer, _only(given, RETRIEVERS, "retriever")
 
     def _decoder(self, file: TensorFile, kind: str) -> dict[str, Any]:
         shape = shape_of(file.shapes, where=str(file.path))
@@ -390,13 +389,28 @@ class CM3LeonFiles(Published):
         added += ["image.local"] if config.image.local else []
         added += ["activation"] if config.activation != "relu" else []
         if added:
-            raise ConfigError(f"{', '.join(added)} of this model have no place in the published files: keep Plait's own")
+            raise ConfigError(
+                f"{', '.join(added)} of this model have no place in the published files: keep Plait's own"
+            )
         decoder = Export(name="decoder.pt", table=DECODER_FILE, inside="model")
         if config.chameleon:
             decoder = Export(name="consolidated.pth", table=CHAMELEON_FILE)
         gumbel = config.image.quantiser == "gumbel"
         files = [decoder, Export(name="vqgan.ckpt", table=GUMBEL_FILE if gumbel else VQGAN_FILE, inside="state_dict")]
         return [*files, Export(name="clip.pt", table=OPENAI_FILE)] if config.retriever else files
+
+
+def _only(given: Mapping[str, TensorFile], names: Items[str], what: str) -> str | None:
+    """Which of some kinds is given.
+
+    Raises:
+        CheckpointError: several are.
+    """
+    there = [name for name in names if name in given]
+    if len(there) > 1:
+        paths = " and ".join(str(given[name].path) for name in there)
+        raise CheckpointError(f"{paths}: a model has one {what}; give one of the two")
+    return there[0] if there else None
 
 
 def _settings(file: TensorFile) -> dict[str, Any]:
@@ -423,15 +437,53 @@ def _text_file(files: Items[TensorFile]) -> Path:
     )
 
 
-def _check_codes(file: Path, vocabulary: Vocabulary, image: Path) -> None:
-    """Where a vocabulary holds codes, too, they are those of the image tokenizer, in order."""
+@dataclass(frozen=True)
+class NamedIds:
+    """What the ids of Chameleon's vocabulary are, by the names of its tokens.
+
+    A code is `IMGIMG`, its digits as letters (A is 0), `Z`; other symbols stand in angle brackets.
+    """
+
+    codes: Mapping[int, int]
+    """Id -> code."""
+    special: tuple[int, ...]
+    text: tuple[int, ...]
+    sentinels: int
+
+    @classmethod
+    def of(cls, names: Mapping[str, int]) -> NamedIds:
+        """Of a vocabulary: names to ids."""
+        codes: dict[int, int] = {}
+        special: list[int] = []
+        text: list[int] = []
+        for name, id in sorted(names.items(), key=lambda pair: pair[1]):
+            if match := _CODE.fullmatch(name):
+                codes[id] = int("".join(str(ord(letter) - ord("A")) for letter in match[1]))
+            else:
+                (special if _SYMBOL.fullmatch(name) else text).append(id)
+        return cls(codes, tuple(special), tuple(text), sum(name.startswith("<sentinel:") for name in names))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Plain sizes of a `Vocabulary` that holds codes: text begins behind all others."""
+        before = Vocabulary(codes=len(self.codes), sentinels=self.sentinels, text_tokens=0)
+        return {"sentinels": self.sentinels, "reserved": min(self.text) - len(before)}
+
+
+def _named(file: Path) -> NamedIds | None:
+    """Those of a tokenizer that holds codes; None: it holds text alone."""
     said = read_json(file).get("model")
-    tokens = said.get("vocab") if isinstance(said, dict) else None
-    codes = sorted(id for token, id in tokens.items() if token.startswith(_IMAGES)) if isinstance(tokens, dict) else []
-    if codes and codes != list(range(vocabulary.first_code, vocabulary.eoss)):
+    names = said.get("vocab") if isinstance(said, dict) else None
+    found = NamedIds.of(names) if isinstance(names, dict) else None
+    return found if found and found.codes else None
+
+
+def _check_codes(file: Path, named: NamedIds, vocabulary: Vocabulary, image: Path) -> None:
+    """Whether a vocabulary with codes has those of the image tokenizer, in order."""
+    if named.codes != {vocabulary.first_code + code: code for code in range(vocabulary.codes)}:
         raise CheckpointError(
-            f"{file}: has {len(codes)} codes from {codes[0]} on, but {image} has {vocabulary.codes}, which begin at "
-            f"{vocabulary.first_code}: give the VQGAN that the decoder was trained with"
+            f"{file}: has {len(named.codes)} codes from id {min(named.codes)} on, but {image} has {vocabulary.codes}, "
+            f"which stand in order from {vocabulary.first_code} on: give the VQGAN that the decoder was trained with"
         )
 
 

@@ -118,7 +118,6 @@ LLAMA = KeyMap(
 """As transformers names it; as many heads for keys and values as for queries."""
 
 
-
 def _vqgan_names() -> dict[str, Source]:
     """taming's and Chameleon's names of encoder and decoder."""
     names: dict[str, Source] = {}
@@ -132,7 +131,9 @@ def _vqgan_names() -> dict[str, Source]:
             for i in (1, 2):
                 names[f"{side}.middle.block{i}.{ours}.{{w}}"] = f"{side}.mid.block_{i}.{theirs}.{{w}}"
         for ours, theirs in attention.items():
-            names[f"{side}.levels.{{i}}.attentions.{{j}}.{ours}.{{w}}"] = f"{side}.{way}.{{i}}.attn.{{j}}.{theirs}.{{w}}"
+            names[f"{side}.levels.{{i}}.attentions.{{j}}.{ours}.{{w}}"] = (
+                f"{side}.{way}.{{i}}.attn.{{j}}.{theirs}.{{w}}"
+            )
             names[f"{side}.middle.attention.{ours}.{{w}}"] = f"{side}.mid.attn_1.{theirs}.{{w}}"
     return names
 

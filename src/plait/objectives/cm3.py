@@ -48,7 +48,7 @@ class CM3Mask:
         ids = sequence.ids()
         if np.isin(ids, self.sentinels).any():
             return sequence
-        segments = self._segments(ids)
+        segments = self.segments(ids)
         if self.whole:
             texts = [(a, b) for a, b in segments if (ids[a:b] >= 0).all()]
             if texts and generator.random() < self.whole:
@@ -70,7 +70,7 @@ class CM3Mask:
             at = stop
         return join([*kept, sequence.cut(at, len(sequence)), *moved])
 
-    def _segments(self, ids: np.typing.NDArray[np.int64]) -> list[Span]:
+    def segments(self, ids: np.typing.NDArray[np.int64]) -> list[Span]:
         """Runs between boundary symbols, these left out, or with the one that opens them."""
         edges = np.flatnonzero(np.isin(ids, self.boundaries)).tolist()
         if not self.opening:
@@ -87,10 +87,8 @@ def clip(span: Span, segments: Iterable[Span]) -> Span:
 
 def _draw(count: int, length: int, generator: np.random.Generator) -> list[Span]:
     """At most `count` spans that do not intersect, in the order in which they were found; some may be empty."""
-    if count < 2:
-        pairs = np.sort(generator.random((count, 2))) * length
-    else:
-        pairs = generator.random((count**2, 2)) * length
+    drawn = generator.random((count**2, 2))
+    pairs = (np.sort(drawn) if count == 1 else drawn) * length
     spans: list[Span] = []
     for first, second in pairs[::-1]:
         start, stop = sorted((int(first), int(second + 0.5)))

@@ -135,9 +135,7 @@ CM3LEON_350M = _PAPER(width=1024, depth=24, heads=16)
 CM3LEON_760M = _PAPER(width=1536, depth=24, heads=16)
 CM3LEON_7B = _PAPER(width=4096, depth=32, heads=32)
 CHAMELEON_VQGAN = VQGANConfig(resolution=512, multipliers=(1, 1, 2, 2, 4), attention_resolutions=())
-CHAMELEON_7B = _PAPER(
-    image=CHAMELEON_VQGAN, width=4096, depth=32, heads=32, chameleon=ChameleonConfig(hidden=11_008)
-)
+CHAMELEON_7B = _PAPER(image=CHAMELEON_VQGAN, width=4096, depth=32, heads=32, chameleon=ChameleonConfig(hidden=11_008))
 """The successor, the nearest that was released: as a beginning, since it was trained on another layout."""
 TINY = CM3LeonConfig(
     image=VQGANConfig(
