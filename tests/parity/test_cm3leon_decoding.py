@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import PIL.Image
 import pytest
 import torch
 from golden import MODULES, Golden, Goldens, assert_near
-from test_cm3leon_vqgan import build as build_vqgan
-from test_cm3leon_vqgan import ours as vqgan_name
+from test_cm3leon import build, config
 from torch import Tensor
 
 from plait.document import Blank, Document, Image, Text
 from plait.generate.engine import GREEDY, Engine, Settings
 from plait.generate.sampling import Joined, distribution, draw
-from plait.nn.vqgan import VQGANConfig
 from plait.sequence import Sequence, tokens
 from plait.systems.base import Contrast, Guidance, Next, Stop
-from plait.systems.cm3leon import CM3Leon, CM3LeonConfig
+from plait.systems.cm3leon import CM3Leon
 from plait.text.bpe import BPE
 
 GOLDENS = Goldens("cm3leon")
 CONFIG = GOLDENS.config
 ARITHMETIC = 1e-12  # float64
 CASES = [name for name in GOLDENS.cases if name.startswith("generate_")]
-
-NAMES = [
-    (r"embed_tokens", "embed"),
-    (r"embed_positions", "positions"),
-    (r"layers\.(\d+)\.self_attn\.out_proj", r"decoder.blocks.\1.attention.out"),
-    (r"layers\.(\d+)\.self_attn\.qkv_proj", r"decoder.blocks.\1.attention.qkv"),
-    (r"layers\.(\d+)\.fc1", r"decoder.blocks.\1.mlp.hidden"),
-    (r"layers\.(\d+)\.fc2", r"decoder.blocks.\1.mlp.out"),
-]
-
 
 class Letters(BPE):
     """A text vocabulary of one letter an id."""
@@ -53,63 +40,6 @@ class Letters(BPE):
 
     def decode(self, ids: list[int]) -> str:
         return "".join(chr(ord("A") + id) for id in ids)
-
-
-def weights() -> dict[str, Tensor]:
-    """metaseq's and taming's under Plait's names; rows k, v, q become q, k, v."""
-    found = {}
-    for key, value in GOLDENS.weights().items():
-        if key.startswith("vqgan/"):
-            found["image_tokenizer." + vqgan_name(key.removeprefix("vqgan/"))] = value
-        elif key.startswith("decoder/") and key != "decoder/version":
-            name = key.removeprefix("decoder/")
-            for pattern, replacement in NAMES:
-                name = re.sub(pattern, replacement, name)
-            k, v, q = value.chunk(3) if "qkv" in name else (None, None, None)
-            found[name] = value if k is None else torch.cat([q, k, v])
-    return found
-
-
-def build(grid: int) -> CM3Leon:
-    """With pictures of grid x grid codes."""
-    sizes, vocabulary = CONFIG["decoder"], CONFIG["vocab"]
-    image: VQGANConfig = build_vqgan().config
-    factor = grid / image.grid  # levels with attention stay those that they are
-    image = replace(
-        image,
-        resolution=int(image.resolution * factor),
-        attention_resolutions=tuple(int(side * factor) for side in image.attention_resolutions),
-    )
-    config = CM3LeonConfig(
-        image=image,
-        width=sizes["embed_dim"],
-        depth=sizes["layers"],
-        heads=sizes["heads"],
-        positions=sizes["max_positions"],
-        text_tokens=CONFIG["text_tokens"],
-        sentinels=CONFIG["sentinels"],
-        activation=sizes["activation_fn"],
-    )
-    ids = config.vocabulary
-    assert sizes["ffn_dim"] == 4 * config.width
-    assert (ids.eoss, ids.brk, ids.first_sentinel) == tuple(vocabulary[k] for k in ("eoss", "brk", "sentinel_first"))
-    assert (ids.first_text, len(ids)) == (vocabulary["text_first"], vocabulary["vocab_size"])
-    system = CM3Leon(config, Letters())
-    system.load_state_dict(weights())
-    return system.eval()
-
-
-@pytest.fixture(scope="module")
-def systems() -> Callable[[int], CM3Leon]:
-    """Number of codes in a picture -> the system."""
-    held: dict[int, CM3Leon] = {}
-
-    def find(codes: int) -> CM3Leon:
-        grid = round(codes**0.5)
-        assert grid * grid == codes
-        return held.setdefault(codes, build(grid))
-
-    return find
 
 
 def read(prompt: list[int], system: CM3Leon, monkeypatch: pytest.MonkeyPatch) -> Document:
@@ -136,9 +66,11 @@ def read(prompt: list[int], system: CM3Leon, monkeypatch: pytest.MonkeyPatch) ->
     return Document([*pieces, Blank("image")] if drawn else pieces)
 
 
-def codes_of_a_picture(golden: Golden, name: str) -> int:
+def codes_of_a_picture(golden: Golden) -> int:
     if "image_tokens" in golden.settings:
-        return int(golden.settings["image_tokens"])
+        height, width = golden.settings["latent_hw"]
+        assert height * width == golden.settings["image_tokens"]
+        return int(height * width)
     vocabulary, prompt = CONFIG["vocab"], golden.given["full" if "full" in golden.given else "prompt"].tolist()
     return sum(vocabulary["image_first"] <= id <= vocabulary["image_last"] for id in prompt)
 
@@ -171,9 +103,13 @@ def settings_of(name: str, given: dict[str, Any]) -> Settings:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_case(name: str, systems: Callable[[int], CM3Leon], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = GOLDENS[name]
-    system, settings = systems(codes_of_a_picture(golden, name)), settings_of(name, golden.settings)
+    codes = codes_of_a_picture(golden)
+    side = round(codes**0.5)
+    assert side * side == codes
+    system, settings = build(side * config().image.factor), settings_of(name, golden.settings)
+    monkeypatch.setattr(system.format, "text", Letters())
     given = [prompt.tolist() for prompt in golden.given.values()]
     document = read(given[0], system, monkeypatch)
     rows = filled(system, document, settings)

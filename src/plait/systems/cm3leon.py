@@ -31,6 +31,8 @@ from plait.document import Blank, Document, Image, Piece, Text
 from plait.errors import ConfigError, DocumentError
 from plait.nn.attention import KVCache, SelfAttention
 from plait.nn.blocks import MLP, Block, Decoder, SquaredReLU
+from plait.nn.chameleon import ChameleonConfig, chameleon_decoder
+from plait.nn.clip import CLIP, CLIPConfig
 from plait.nn.norms import plain_layer_norm
 from plait.nn.packed import TiedEmbedding
 from plait.nn.positions import LearnedPositions, NoRotation, Rotary
@@ -53,6 +55,7 @@ from plait.systems.base import (
 from plait.text.bpe import BPE
 
 READER = "vqgan"
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,10 @@ class CM3LeonConfig:
     asked_weight: float = 1.0
     """Weight, as targets, of the words and pictures that an answer is about; answers have 1."""
     activation: Literal["relu", "squared_relu"] = "relu"  # OPT's; the paper gives none
+    chameleon: ChameleonConfig | None = None
+    """The successor's decoder in place of metaseq's: rotary positions alone, an output table of its own."""
+    retriever: CLIPConfig | None = None
+    """The frozen CLIP that finds documents and ranks pictures, where it is kept with the model."""
     init_std: float = 0.006
     position_std: float = 0.0002
 
@@ -141,6 +148,9 @@ _PAPER = functools.partial(CM3LeonConfig, image=VQGANConfig(), reserved=506)  # 
 CM3LEON_350M = _PAPER(width=1024, depth=24, heads=16)
 CM3LEON_760M = _PAPER(width=1536, depth=24, heads=16)
 CM3LEON_7B = _PAPER(width=4096, depth=32, heads=32)
+CHAMELEON_VQGAN = VQGANConfig(resolution=512, multipliers=(1, 1, 2, 2, 4), attention_resolutions=())
+CHAMELEON_7B = _PAPER(image=CHAMELEON_VQGAN, width=4096, depth=32, heads=32, chameleon=ChameleonConfig(hidden=11_008))
+"""The successor, the nearest that was released: as a beginning, since it was trained on another layout."""
 TINY = CM3LeonConfig(
     image=VQGANConfig(
         resolution=32,
@@ -167,7 +177,7 @@ TINY = CM3LeonConfig(
     init_std=0.02,
     position_std=0.02,
 )
-SIZES = {"tiny": TINY, "350m": CM3LEON_350M, "760m": CM3LEON_760M, "7b": CM3LEON_7B}
+SIZES = {"tiny": TINY, "350m": CM3LEON_350M, "760m": CM3LEON_760M, "7b": CM3LEON_7B, "chameleon_7b": CHAMELEON_7B}
 
 
 class CM3Leon(System):
@@ -180,9 +190,12 @@ class CM3Leon(System):
         self.vocabulary = config.vocabulary
         self.image_tokenizer = VQGAN(config.image)
         self.embed = TiedEmbedding(len(self.vocabulary), config.width)
-        self.positions = LearnedPositions(config.positions, config.width, offset=2)
+        learned = LearnedPositions(config.positions, config.width, offset=2)
+        self.positions = None if config.chameleon else learned
         self.places = LearnedPositions(config.image.codes_per_image, config.width, offset=1) if config.raster else None
-        self.decoder = Decoder(_blocks(config), plain_layer_norm(config.width))
+        self.decoder = _decoder(config)
+        self.head = nn.Linear(config.width, len(self.vocabulary), bias=False) if config.chameleon else None
+        self.retriever = CLIP(config.retriever) if config.retriever else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -191,19 +204,24 @@ class CM3Leon(System):
         for name, weight in [("embed", self.embed.weight), *self.decoder.named_parameters()]:
             if name.endswith("out.weight"):
                 nn.init.zeros_(weight)
-            else:
+            elif weight.dim() > 1:  # not a norm's
                 cut(weight, b=3 * self.config.init_std)
-        nn.init.normal_(self.positions.weight, std=self.config.position_std)
-        if self.places is not None:
-            nn.init.normal_(self.places.weight, std=self.config.position_std)
+        if self.head is not None:
+            cut(self.head.weight, b=3 * self.config.init_std)
+        for table in (self.positions, self.places):
+            if table is not None:
+                nn.init.normal_(table.weight, std=self.config.position_std)
         with torch.no_grad():
             self.embed.weight[self.vocabulary.pad].zero_()
-            self.positions.weight[1].zero_()
+            if self.positions is not None:
+                self.positions.weight[1].zero_()
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Codes of the pictures, then embedding, positions, decoder."""
         own = {reader: self.codes(slots.pictures) for reader, slots in batch.slots.items()}
-        x = self.embed(batch.filled(own)) + self.positions(batch.position)  # (b, t, c)
+        x = self.embed(batch.filled(own))  # (b, t, c)
+        if self.positions is not None:
+            x = x + self.positions(batch.position)
         if self.places is not None:
             x = x + self.places(batch.place)
         return Hidden(states=self.decoder(x, batch.position, sight(batch, cache)), own=own)
@@ -228,12 +246,12 @@ class CM3Leon(System):
         self.embed.weight[self.vocabulary.first_code : self.vocabulary.eoss] = features.to(self.embed.weight.dtype)
 
     def unembed(self, hidden: Float[Tensor, "*any c"]) -> Float[Tensor, "*any v"]:
-        """Logits, by the embedding table itself."""
-        return self.embed.logits(hidden)
+        """Logits, by the embedding table itself (Chameleon: by a table of its own)."""
+        return self.embed.logits(hidden) if self.head is None else self.head(hidden)
 
-    def narrowed(self, kind: str, first: int, last: int) -> Callable[[Tensor], Tensor]:
+    def narrowed(self, kind: str, first: int, last: int) -> Callable[[Tensor], Tensor] | None:
         """The rows of those ids: for codes, 8,192 of 65,536."""
-        return functools.partial(self.embed.logits, first=first, last=last)
+        return functools.partial(self.embed.logits, first=first, last=last) if self.head is None else None
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -260,8 +278,11 @@ class CM3Leon(System):
 
     @classmethod
     def from_files(cls, config: Mapping[str, Any], directory: Path) -> CM3Leon:
-        """From a plain `CM3LeonConfig` and the BPE."""
-        return cls(from_plain(CM3LeonConfig, config), BPE.read(directory / "tokenizer.json"))
+        """From a plain `CM3LeonConfig` and the BPE, which may hold all ids of the vocabulary, as Chameleon's does."""
+        sizes = from_plain(CM3LeonConfig, config)
+        text = BPE.read(directory / TOKENIZER)
+        whole = len(text) == len(sizes.vocabulary)
+        return cls(sizes, text.behind(sizes.vocabulary.first_text) if whole else text)
 
 
 class CM3LeonFormat(Format):
@@ -395,7 +416,7 @@ class CM3LeonFormat(Format):
 
     def write_files(self, directory: Path) -> None:
         """The BPE."""
-        self.text.write(directory / "tokenizer.json")
+        self.text.write(directory / TOKENIZER)
 
 
 def build(size: str) -> CM3Leon:
@@ -407,6 +428,12 @@ def build(size: str) -> CM3Leon:
     if size not in SIZES:
         raise ConfigError(f"CM3Leon comes as {', '.join(SIZES)}, not {size!r}")
     return CM3Leon(SIZES[size], BPE.train([], 256))
+
+
+def _decoder(config: CM3LeonConfig) -> Decoder:
+    if config.chameleon:
+        return chameleon_decoder(config.width, config.depth, config.heads, config.chameleon)
+    return Decoder(_blocks(config), plain_layer_norm(config.width))
 
 
 def _blocks(config: CM3LeonConfig) -> list[nn.Module]:
