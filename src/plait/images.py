@@ -150,6 +150,15 @@ def resize_and_crop(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
     return resized.crop((left, top, left + size, top + size))
 
 
+def clip_square(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
+    """Short side to `size` with the bicubic filter, the other rounded down, then the centre square (CLIP)."""
+    width, height = picture.size
+    short = min(width, height)
+    resized = picture.resize((size * width // short, size * height // short), PIL.Image.Resampling.BICUBIC)
+    left, top = (resized.width - size) // 2, (resized.height - size) // 2
+    return resized.crop((left, top, left + size, top + size))
+
+
 def squash(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
     """size x size with the bicubic filter; the ratio of the sides is not kept (MiniGPT-4)."""
     return picture.resize((size, size), PIL.Image.Resampling.BICUBIC)

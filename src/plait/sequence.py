@@ -29,7 +29,7 @@ from plait.errors import DocumentError, ImageError, TrainingError
 
 Ids = NDArray[np.int64]
 Weights = NDArray[np.float32]
-PackPolicy = Literal["isolated", "alone", "stream"]
+PackPolicy = Literal["isolated", "alone", "stream", "complete"]
 Transform = Callable[["Sequence", np.random.Generator], "Sequence"]
 
 OWN_INPUT = None  # a target's value: what the model itself puts at that element, gradient stopped
@@ -195,6 +195,19 @@ def pack_stream(sequences: Iterable[Sequence], size: int) -> list[Sequence]:
     """All sequences joined and cut into blocks of `size` + 1 elements; the last may be shorter."""
     joined = join(sequences)
     return [joined.cut(at, at + size + 1) for at in range(0, len(joined), size + 1)]
+
+
+def pack_complete(sequences: Iterable[Sequence], size: int) -> list[Sequence]:
+    """Neighbours joined as long as they make at most `size` + 1 elements; a longer one has a block of its own."""
+    blocks: list[list[Sequence]] = []
+    room = 0
+    for sequence in sequences:
+        if not blocks or len(sequence) > room:
+            blocks.append([])
+            room = size + 1
+        blocks[-1].append(sequence)
+        room -= len(sequence)
+    return [join(block) for block in blocks]
 
 
 # ------------------------------------------------------------------------------------------------ batches

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,9 @@ from golden import GRADIENTS, LOSSES, MODULES, PIXELS, Golden, Goldens, assert_n
 from torch import Tensor, nn
 
 from plait import images
+from plait.checkpoints.parts import VQGAN as TABLE
+from plait.checkpoints.parts import shape_of, vqgan_sizes
+from plait.config import from_plain
 from plait.document import Image
 from plait.nn.vqgan import VQGAN, VQGANConfig
 from plait.objectives.reconstruction import Reconstruct, hinge, per_picture
@@ -23,49 +25,49 @@ FOLDER, CONFIG = GOLDENS.folder, GOLDENS.config
 PREFIXES = ("vq", "preprocess_rgb", "postprocess")
 CASES = [name for name in GOLDENS.cases if name.startswith(PREFIXES)]
 
-PATTERNS = [
-    (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.block\.(\d+)", r"\1.levels.\2.blocks.\3"),
-    (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.attn\.(\d+)", r"\1.levels.\2.attentions.\3"),
-    (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.(?:down|up)sample", r"\1.levels.\2.resample"),
-    (r"\.mid\.block_(\d)", r".middle.block\1"),
-    (r"\.mid\.attn_1", ".middle.attention"),
-    (r"nin_shortcut", "shortcut"),
-    (r"proj_out", "out"),
-    (r"^quant_conv", "to_codes"),
-    (r"^post_quant_conv", "from_codes"),
-    (r"^quantize\.embedding", "quantiser.codebook"),
-]
-
-
-def ours(name: str) -> str:
-    """Plait's name of a published key or module."""
-    for pattern, replacement in PATTERNS:
-        name = re.sub(pattern, replacement, name)
-    return name
-
 
 def build() -> VQGAN:
     sizes: Mapping[str, Any] = CONFIG["vqgan"]
     published = sizes["ddconfig"]
     assert published["out_ch"] == published["in_channels"]
     assert not published["double_z"]
-    model = VQGAN(
-        VQGANConfig(
-            resolution=published["resolution"],
-            in_channels=published["in_channels"],
-            channels=published["ch"],
-            multipliers=tuple(published["ch_mult"]),
-            blocks=published["num_res_blocks"],
-            attention_resolutions=tuple(published["attn_resolutions"]),
-            latent_channels=published["z_channels"],
-            code_width=sizes["embed_dim"],
-            codes=sizes["n_embed"],
-            dropout=published["dropout"],
-        )
+    expected = VQGANConfig(
+        resolution=published["resolution"],
+        in_channels=published["in_channels"],
+        channels=published["ch"],
+        multipliers=tuple(published["ch_mult"]),
+        blocks=published["num_res_blocks"],
+        attention_resolutions=tuple(sorted(published["attn_resolutions"], reverse=True)),
+        latent_channels=published["z_channels"],
+        code_width=sizes["embed_dim"],
+        codes=sizes["n_embed"],
+        dropout=published["dropout"],
     )
-    weights = GOLDENS.weights()
-    model.load_state_dict({ours(k.removeprefix("vqgan/")): v for k, v in weights.items() if k.startswith("vqgan/")})
+    state = weights()
+    found = vqgan_sizes(shape_of(shapes(state)), published["resolution"])
+    assert from_plain(VQGANConfig, {**found, "dropout": published["dropout"]}) == expected
+    model = VQGAN(expected)
+    model.load_state_dict(dict(TABLE.read(state.items(), shapes(model.state_dict()))))
     return model.eval()
+
+
+def weights() -> dict[str, Tensor]:
+    """By taming's and Chameleon's names."""
+    named = GOLDENS.weights().items()
+    return {key.removeprefix("vqgan/"): tensor for key, tensor in named if key.startswith("vqgan/")}
+
+
+def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def part_of(model: VQGAN, name: str) -> nn.Module:
+    """The module that takes the weights of a published one."""
+    for ours in model.state_dict():
+        (key,) = TABLE.published(ours) or ("",)
+        if key and key.startswith(f"{name}."):
+            return model.get_submodule(ours.removesuffix(key.removeprefix(name)))
+    raise KeyError(name)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def whole(model: VQGAN, golden: Golden) -> None:
 
 
 def module(model: VQGAN, golden: Golden) -> None:
-    part = model.get_submodule(ours(golden.settings["module"]))
+    part = part_of(model, golden.settings["module"])
     with torch.no_grad():
         assert_near(part(golden.given["x"]), golden.wanted["y"], MODULES)
 
@@ -168,10 +170,10 @@ def test_case(name: str, model: VQGAN) -> None:
     check(model, GOLDENS[name])
 
 
-def test_every_published_weight_is_used() -> None:
-    weights = GOLDENS.weights()
-    published = {ours(key.removeprefix("vqgan/")) for key in weights if key.startswith("vqgan/")}
-    assert published == set(build().state_dict())
+def test_the_weights_come_back(model: VQGAN) -> None:
+    back = dict(TABLE.write(model.state_dict().items()))
+    assert back.keys() == weights().keys()
+    assert all(torch.equal(back[key], tensor) for key, tensor in weights().items())
 
 
 def test_constants_that_no_tolerance_separates(model: VQGAN) -> None:

@@ -1,7 +1,7 @@
 """Tables that tell the names of published tensors from Plait's, read in both directions.
 
 A table is a dictionary: a name of ours to the published one, or to several whose rows ours holds one below the other
-(or that it holds along an axis of its own: `Stacked`).
+(or that it holds along an axis of its own: `Stacked`), or to one in another form (`Turned`).
 Names are templates, so that one line serves all layers. With the names and shapes that a model has, a table knows every
 key that a file must hold; with a model's tensors, it writes the file again.
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,9 +35,31 @@ class Stacked:
     keys: tuple[str, ...]
 
 
-Source = str | tuple[str | None, ...] | Stacked
+@dataclass(frozen=True)
+class Turned:
+    """A published tensor in another form than ours: transposed, its rows in another order, with other axes."""
 
-_PLACES = {"i": r"\d+", "w": "weight|bias", "rest": ".+"}  # what stands for what in a template
+    key: str
+    ours: Callable[[Tensor], Tensor]
+    """Makes ours of it."""
+    theirs: Callable[[Tensor], Tensor]
+    """The other way round, also on the meta device."""
+
+
+def reordered(key: str, *order: int) -> Turned:
+    """A published tensor whose rows are as many parts as there are numbers: ours begins with part `order[0]`."""
+    back = [order.index(i) for i in range(len(order))]
+    return Turned(key, lambda tensor: _parts_in(tensor, order), lambda tensor: _parts_in(tensor, back))
+
+
+def _parts_in(tensor: Tensor, order: Items[int]) -> Tensor:
+    parts = tensor.chunk(len(order))
+    return torch.cat([parts[i] for i in order])
+
+
+Source = str | tuple[str | None, ...] | Stacked | Turned
+
+_PLACES = {"i": r"\d+", "j": r"\d+", "w": "weight|bias", "rest": ".+"}  # what stands for what in a template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +87,13 @@ class _Place:
     shape: Shape
     """That it must have."""
     stacked: bool
+    turn: Callable[[Tensor], Tensor] | None = None
 
 
 class KeyMap:
     """A two-way table of names.
 
-    In templates `{i}` stands for a number and `{w}` for weight or bias; in `ignored` `{rest}` for anything.
+    In templates `{i}` and `{j}` stand for a number and `{w}` for weight or bias; in `ignored` `{rest}` for anything.
 
     Args:
         table: ours to published. Of several lines that fit a name of ours, the first counts.
@@ -190,6 +214,8 @@ class KeyMap:
             keys = _several(source)
             if isinstance(source, Stacked):
                 parts = [part.clone() for part in tensor.unbind()]
+            elif isinstance(source, Turned):
+                parts = [source.theirs(tensor).contiguous()]
             else:
                 parts = [tensor] if len(keys) == 1 else [part.clone() for part in tensor.chunk(len(keys))]
             for key, part in zip(keys, parts, strict=True):
@@ -204,14 +230,17 @@ class KeyMap:
             if source is None:
                 continue
             keys, stacked = _several(source), isinstance(source, Stacked)
+            turn = source.ours if isinstance(source, Turned) else None
             if stacked:
                 part = tuple(shape[1:])
+            elif isinstance(source, Turned):
+                part = tuple(source.theirs(torch.empty(shape, device="meta")).shape)
             else:
                 part = tuple(shape) if len(keys) == 1 else (shape[0] // len(keys), *shape[1:])
             for i, key in enumerate(keys):
                 assert key not in places, f"{name} and {places[key].ours} both take {key}"
                 if key is not None:
-                    places[key] = _Place(name, keys, i, part, stacked)
+                    places[key] = _Place(name, keys, i, part, stacked, turn)
         return places
 
     def _reason(self, key: str) -> str | None:
@@ -246,6 +275,8 @@ def _joined(parts: Mapping[int, Tensor], place: _Place) -> Tensor:
     first, count = next(iter(parts.values())), len(place.source)
     if place.stacked:
         return torch.stack([parts[i] for i in range(count)])
+    if place.turn is not None:
+        return place.turn(first).contiguous()
     return first if count == 1 else torch.cat([parts.get(i, torch.zeros_like(first)) for i in range(count)])
 
 
@@ -267,6 +298,8 @@ def _pattern(template: str) -> re.Pattern[str]:
 def _several(source: Source) -> tuple[str | None, ...]:
     if isinstance(source, Stacked):
         return source.keys
+    if isinstance(source, Turned):
+        return (source.key,)
     return (source,) if isinstance(source, str) else source
 
 
@@ -275,4 +308,6 @@ def _mapped(source: Source, change: Callable[[str], str]) -> Source:
         return change(source)
     if isinstance(source, Stacked):
         return Stacked(tuple(map(change, source.keys)))
+    if isinstance(source, Turned):
+        return replace(source, key=change(source.key))
     return tuple(key and change(key) for key in source)

@@ -473,7 +473,9 @@ class MiniGPT4Files(Published):
             )
         return sizes
 
-    def fresh(self, part: str, given: Mapping[str, TensorFile]) -> tuple[str, dict[str, Tensor]]:
+    def fresh(
+        self, part: str, given: Mapping[str, TensorFile], changes: Mapping[str, Any]
+    ) -> tuple[str, dict[str, Tensor]]:
         """The projection, from the Q-Former if there is a file of one, else from joined patches."""
         if part != "projection" or PROJECTION in given or WHOLE in given:
             raise ConfigError(f"{part!r} cannot be made anew: only projection can, where no file has one")

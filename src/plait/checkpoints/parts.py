@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from plait.checkpoints.keymap import ZEROS, KeyMap
+from plait.checkpoints.keymap import ZEROS, KeyMap, Source, Turned
 from plait.checkpoints.tensors import Shape, TensorFile, read_json
 from plait.errors import CheckpointError
+from plait.nn.clip import CLIP_VIT_L14
 from plait.nn.llama import LLAMA_7B, LLaMAConfig
 from plait.nn.qformer import BLIP2_QFORMER
 from plait.nn.vit import EVA_VIT_G
@@ -115,6 +116,126 @@ LLAMA = KeyMap(
     ignored={"model.layers.{i}.self_attn.rotary_emb.inv_freq": FREQUENCIES},
 )
 """As transformers names it; as many heads for keys and values as for queries."""
+
+
+def _vqgan_names() -> dict[str, Source]:
+    """taming's and Chameleon's names of encoder and decoder."""
+    names: dict[str, Source] = {}
+    block = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "shortcut": "nin_shortcut"}
+    attention = {"norm": "norm", "q": "q", "k": "k", "v": "v", "out": "proj_out"}
+    for side, way in (("encoder", "down"), ("decoder", "up")):
+        names |= {f"{side}.{name}.{{w}}": f"{side}.{name}.{{w}}" for name in ("conv_in", "norm_out", "conv_out")}
+        names[f"{side}.levels.{{i}}.resample.conv.{{w}}"] = f"{side}.{way}.{{i}}.{way}sample.conv.{{w}}"
+        for ours, theirs in block.items():
+            names[f"{side}.levels.{{i}}.blocks.{{j}}.{ours}.{{w}}"] = f"{side}.{way}.{{i}}.block.{{j}}.{theirs}.{{w}}"
+            for i in (1, 2):
+                names[f"{side}.middle.block{i}.{ours}.{{w}}"] = f"{side}.mid.block_{i}.{theirs}.{{w}}"
+        for ours, theirs in attention.items():
+            names[f"{side}.levels.{{i}}.attentions.{{j}}.{ours}.{{w}}"] = (
+                f"{side}.{way}.{{i}}.attn.{{j}}.{theirs}.{{w}}"
+            )
+            names[f"{side}.middle.attention.{ours}.{{w}}"] = f"{side}.mid.attn_1.{theirs}.{{w}}"
+    return names
+
+
+VQGAN = KeyMap(
+    {
+        **_vqgan_names(),
+        "to_codes.{w}": "quant_conv.{w}",
+        "from_codes.{w}": "post_quant_conv.{w}",
+        "quantiser.codebook.weight": "quantize.embedding.weight",
+    },
+    ignored={
+        "loss.{rest}": "perceptual loss and discriminator, which only train",
+        "model_ema.{rest}": "a running mean of the weights, which stand there too",
+    },
+)
+"""As taming-transformers, latent-diffusion and Chameleon name it."""
+
+GUMBEL_VQGAN = (
+    KeyMap({"quantiser.logits.{w}": "quantize.proj.{w}", "quantiser.codebook.weight": "quantize.embed.weight"}) | VQGAN
+)
+"""taming's f8, which chooses codes by logits."""
+
+
+def _clip_blocks(ours: str, theirs: str) -> dict[str, Source]:
+    return {
+        ours + "blocks.{i}.attention_norm.{w}": theirs + "layers.{i}.layer_norm1.{w}",
+        ours + "blocks.{i}.attention.qkv.{w}": (
+            theirs + "layers.{i}.self_attn.q_proj.{w}",
+            theirs + "layers.{i}.self_attn.k_proj.{w}",
+            theirs + "layers.{i}.self_attn.v_proj.{w}",
+        ),
+        ours + "blocks.{i}.attention.out.{w}": theirs + "layers.{i}.self_attn.out_proj.{w}",
+        ours + "blocks.{i}.mlp_norm.{w}": theirs + "layers.{i}.layer_norm2.{w}",
+        ours + "blocks.{i}.mlp.hidden.{w}": theirs + "layers.{i}.mlp.fc1.{w}",
+        ours + "blocks.{i}.mlp.out.{w}": theirs + "layers.{i}.mlp.fc2.{w}",
+    }
+
+
+def _openai_blocks(ours: str, theirs: str) -> dict[str, Source]:
+    return {
+        ours + "blocks.{i}.attention_norm.{w}": theirs + "resblocks.{i}.ln_1.{w}",
+        ours + "blocks.{i}.attention.qkv.{w}": theirs + "resblocks.{i}.attn.in_proj_{w}",
+        ours + "blocks.{i}.attention.out.{w}": theirs + "resblocks.{i}.attn.out_proj.{w}",
+        ours + "blocks.{i}.mlp_norm.{w}": theirs + "resblocks.{i}.ln_2.{w}",
+        ours + "blocks.{i}.mlp.hidden.{w}": theirs + "resblocks.{i}.mlp.c_fc.{w}",
+        ours + "blocks.{i}.mlp.out.{w}": theirs + "resblocks.{i}.mlp.c_proj.{w}",
+    }
+
+
+def _axes(key: str, count: int) -> Turned:
+    """A tensor that ours holds behind `count` axes of length 1."""
+    front = (None,) * count
+    return Turned(key, lambda tensor: tensor[front], lambda tensor: tensor[(0,) * count])
+
+
+def _transposed(key: str) -> Turned:
+    return Turned(key, lambda tensor: tensor.T, lambda tensor: tensor.T)
+
+
+CLIP = KeyMap(
+    {
+        "image.class_token": _axes("vision_model.embeddings.class_embedding", 2),
+        "image.positions": _axes("vision_model.embeddings.position_embedding.weight", 1),
+        "image.patch.weight": "vision_model.embeddings.patch_embedding.weight",
+        "image.embed_norm.{w}": "vision_model.pre_layrnorm.{w}",
+        **_clip_blocks("image.", "vision_model.encoder."),
+        "image.norm.{w}": "vision_model.post_layernorm.{w}",
+        "text.words.weight": "text_model.embeddings.token_embedding.weight",
+        "text.positions.weight": "text_model.embeddings.position_embedding.weight",
+        **_clip_blocks("text.", "text_model.encoder."),
+        "text.norm.{w}": "text_model.final_layer_norm.{w}",
+        "image_projection.weight": "visual_projection.weight",
+        "text_projection.weight": "text_projection.weight",
+        "log_scale": "logit_scale",
+    },
+    ignored={
+        "text_model.embeddings.position_ids": NUMBERS,
+        "vision_model.embeddings.position_ids": NUMBERS,
+    },
+)
+"""As transformers names it."""
+
+OPENAI_CLIP = KeyMap(
+    {
+        "image.class_token": _axes("visual.class_embedding", 2),
+        "image.positions": _axes("visual.positional_embedding", 1),
+        "image.patch.weight": "visual.conv1.weight",
+        "image.embed_norm.{w}": "visual.ln_pre.{w}",
+        **_openai_blocks("image.", "visual.transformer."),
+        "image.norm.{w}": "visual.ln_post.{w}",
+        "text.words.weight": "token_embedding.weight",
+        "text.positions.weight": "positional_embedding",
+        **_openai_blocks("text.", "transformer."),
+        "text.norm.{w}": "ln_final.{w}",
+        "image_projection.weight": _transposed("visual.proj"),
+        "text_projection.weight": _transposed("text_projection"),
+        "log_scale": "logit_scale",
+    },
+    ignored=dict.fromkeys(("input_resolution", "context_length", "vocab_size"), "follows from the shapes"),
+)
+"""As OpenAI released it: queries, keys and values in one, projections the other way round."""
 
 ShapeOf = Callable[[str], Shape]
 """Key -> its shape; a CheckpointError where there is none."""
@@ -272,6 +393,72 @@ def hugging_face(config: LLaMAConfig) -> dict[str, Any]:
         "tie_word_embeddings": False,
         "bos_token_id": 1,
         "eos_token_id": 2,
+    }
+
+
+def vqgan_sizes(shape: ShapeOf, resolution: int) -> dict[str, Any]:
+    """A plain `VQGANConfig`.
+
+    Args:
+        resolution: side of the pictures, which shapes do not tell.
+    """
+    channels, in_channels = shape("encoder.conv_in.weight")[:2]
+    levels = count(shape, "encoder.down.{i}.block.0.norm1.weight")
+    widths = [shape(f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
+    gumbel = _there(shape, "quantize.embed.weight")
+    codes, code_width = shape("quantize.embed.weight" if gumbel else "quantize.embedding.weight")
+    attends = [i for i in range(levels) if _there(shape, f"encoder.down.{i}.attn.0.norm.weight")]
+    return {
+        "resolution": resolution,
+        "in_channels": in_channels,
+        "channels": channels,
+        "multipliers": [width // channels for width in widths],
+        "blocks": count(shape, "encoder.down.0.block.{i}.norm1.weight"),
+        "attention_resolutions": [resolution // 2**i for i in attends],
+        "latent_channels": shape("encoder.conv_out.weight")[0],
+        "code_width": code_width,
+        "codes": codes,
+        "quantiser": "gumbel" if gumbel else "nearest",
+    }
+
+
+def clip_sizes(shape: ShapeOf) -> dict[str, Any]:
+    """A plain `CLIPConfig`, by either program's names; heads are left out where they are not CLIP's 64 wide."""
+    openai = _there(shape, "visual.class_embedding")
+    keys = {
+        "patch": "visual.conv1.weight" if openai else "vision_model.embeddings.patch_embedding.weight",
+        "image": "visual.positional_embedding" if openai else "vision_model.embeddings.position_embedding.weight",
+        "words": "token_embedding.weight" if openai else "text_model.embeddings.token_embedding.weight",
+        "text": "positional_embedding" if openai else "text_model.embeddings.position_embedding.weight",
+    }
+    norms, hidden = (
+        ("{}transformer.resblocks.{{i}}.ln_1.weight", "{}transformer.resblocks.0.mlp.c_fc.weight")
+        if openai
+        else ("{}_model.encoder.layers.{{i}}.layer_norm1.weight", "{}_model.encoder.layers.0.mlp.fc1.weight")
+    )
+    image, text = ("visual.", "") if openai else ("vision", "text")
+    places, width = shape(keys["image"])
+    patch = shape(keys["patch"])[2]
+    vocabulary, text_width = shape(keys["words"])
+    return {
+        "image": {
+            "image_size": math.isqrt(places - 1) * patch,
+            "patch": patch,
+            "width": width,
+            "depth": count(shape, norms.format(image)),
+            "hidden": shape(hidden.format(image))[0],
+            "eps": CLIP_VIT_L14.eps,
+            **_heads(width, CLIP_VIT_L14.width // CLIP_VIT_L14.heads),
+        },
+        "text": {
+            "vocabulary": vocabulary,
+            "positions": shape(keys["text"])[0],
+            "width": text_width,
+            "depth": count(shape, norms.format(text)),
+            "hidden": shape(hidden.format(text))[0],
+            **_heads(text_width, CLIP_VIT_L14.width // CLIP_VIT_L14.heads),
+        },
+        "shared": shape("text_projection")[1] if openai else shape("text_projection.weight")[0],
     }
 
 

@@ -125,8 +125,13 @@ class Published(ABC):
         """Tensors that no published file holds, by design, and what they are full of: none."""
         return {}
 
-    def fresh(self, part: str, given: Mapping[str, TensorFile]) -> tuple[str, dict[str, Tensor]]:
+    def fresh(
+        self, part: str, given: Mapping[str, TensorFile], changes: Mapping[str, Any]
+    ) -> tuple[str, dict[str, Tensor]]:
         """A part that is to be trained, as it begins: the kind of file that would hold it, and published tensors.
+
+        Args:
+            changes: as of `plan`.
 
         Raises:
             ConfigError: there is no such part, or it is given.
@@ -205,7 +210,7 @@ def import_files(
     changes = _changes(config)
     given = _recognised(published, paths)
     for part in fresh:
-        kind, made = published.fresh(part, given)
+        kind, made = published.fresh(part, given, changes)
         specs = {key: Spec.of(tensor) for key, tensor in made.items()}
         given[kind] = TensorFile(path=Path(f"new {part}"), files=(), specs=specs, read=made.__getitem__)
     try:
@@ -446,6 +451,8 @@ def export(
     try:
         for one in exports:
             _write_export(one, system, weights, partial / one.name, shard)
+        if all(one.settings is None for one in exports):  # else a folder has them
+            system.format.write_files(partial)
         if out.exists():
             out.rmdir()
         partial.replace(out)

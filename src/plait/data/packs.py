@@ -17,7 +17,7 @@ import re
 import signal
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from typing import Any, Literal, Protocol
@@ -28,10 +28,16 @@ from numpy.typing import NDArray
 from plait.checkpoints.outside import Files
 from plait.document import Document
 from plait.errors import ConfigError, DocumentError, TrainingError
-from plait.sequence import Collator, PackPolicy, Sequence, Transform, pack_isolated, pack_stream
+from plait.sequence import Collator, PackPolicy, Sequence, Transform, pack_complete, pack_isolated, pack_stream
 from plait.systems.base import Format
 
 Arrays = dict[str, NDArray[Any]]
+
+_JOINED: dict[PackPolicy, Callable[[list[Sequence], int], list[Sequence]]] = {
+    "stream": pack_stream,
+    "complete": pack_complete,
+}
+"""Policies under which transforms work on blocks of several documents."""
 
 
 class Source(Protocol):
@@ -54,7 +60,8 @@ class Data:
     length: int
     """Inputs in a row."""
     policy: PackPolicy = "isolated"
-    """Isolated: documents share rows, and do not see each other; alone: each has a row; stream: joined, and cut."""
+    """Isolated: documents share rows, and do not see each other; alone: each has a row; stream: joined, and cut;
+    complete: joined where they fit whole, and what stands behind sees what stands before (metaseq's break modes)."""
     reads: Literal["documents", "pictures"] = "documents"
     """Pictures: each picture by itself, for what is trained on pixels."""
     transforms: tuple[Transform, ...] = ()
@@ -173,8 +180,8 @@ class Elements:
                 cut += sum(len(sequence) > limit for sequence in made)
                 made = [sequence.cut(0, limit) for sequence in made]
             sequences += made
-        if self.data.policy == "stream":
-            blocks = pack_stream(sequences, self.data.length)
+        if joined := _JOINED.get(self.data.policy):
+            blocks = joined(sequences, self.data.length)
             blocks = [self._transformed(block, number, i) for i, block in enumerate(blocks)]
             rows = [[block.cut(0, self.data.length + 1)] for block in blocks if len(block) > 1]  # one predicts nothing
         elif self.data.policy == "alone":
@@ -199,7 +206,7 @@ class Elements:
             spans = self.format.picture_spans(document)
             return [self._transformed(Sequence((span,)), g, i) for i, span in enumerate(spans)]
         sequence = self.format.layout(document, generator=np.random.default_rng((self.data.seed, g)))
-        return [sequence if self.data.policy == "stream" else self._transformed(sequence, g)]
+        return [sequence if self.data.policy in _JOINED else self._transformed(sequence, g)]
 
     def _transformed(self, sequence: Sequence, *number: int) -> Sequence:
         """The sequence after all transforms, which draw by its number.

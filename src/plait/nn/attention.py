@@ -82,6 +82,34 @@ class SelfAttention(nn.Module):
         return self.out(attend(q, k, qkv[:, :, 2]).flatten(-2))
 
 
+class GroupedSelfAttention(nn.Module):
+    """`SelfAttention` in which neighbouring heads share keys and values (arXiv 2305.13245).
+
+    Args:
+        shared: heads of keys and values; the heads of queries are a multiple of it.
+    """
+
+    def __init__(self, width: int, heads: int, shared: int, rotation: nn.Module, bias: bool = False) -> None:
+        super().__init__()
+        if width % heads or heads % shared:
+            raise InputError(f"width {width} for {heads} heads on {shared} of keys: each must divide the one before")
+        self.heads = heads
+        self.shared = shared
+        self.rotation = rotation
+        self.qkv = nn.Linear(width, width + 2 * shared * (width // heads), bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+
+    def forward(
+        self, x: Float[Tensor, "b t c"], position: Int[Tensor, "b t"], attend: Attend
+    ) -> Float[Tensor, "b t c"]:
+        """Every element gathers from those that `attend` lets it see."""
+        heads = self.qkv(x).unflatten(-1, (self.heads + 2 * self.shared, -1))  # (b, t, h + 2 s, d)
+        q, k, v = heads.split((self.heads, self.shared, self.shared), dim=2)
+        k, v = (each.repeat_interleave(self.heads // self.shared, dim=2) for each in (k, v))
+        q, k = self.rotation(torch.stack((q, k), dim=2), position).unbind(2)
+        return self.out(attend(q, k, v).flatten(-2))
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention to another sequence: out(softmax(q k^T / sqrt(d)) v), k and v from the `source`."""
 

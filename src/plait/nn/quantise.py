@@ -74,6 +74,38 @@ class VectorQuantiser(nn.Module):
         return self.codebook(ids)
 
 
+class GumbelQuantiser(nn.Module):
+    """Codes by their logits, as DALL-E's tokenizer and taming's f8 have them: the likeliest at every place of a map.
+
+    The released program adds Gumbel noise in every forward pass, so that a picture has other codes each time. Here it
+    has those without noise. What trained it (noise of a falling temperature, a KL term) is left out; the two distances
+    are those between the chosen code and the mean of all by their probabilities, through which gradients pass.
+    """
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        self.logits = nn.Conv2d(width, codes, 1)
+        self.codebook = nn.Embedding(codes, width)
+
+    def forward(self, z: Float[Tensor, "b c h w"]) -> Quantised:
+        """The likeliest codes."""
+        logits = self.logits(z)
+        ids = logits.argmax(1)
+        mean = (logits.float().softmax(1).movedim(1, -1) @ self.codebook.weight.float()).movedim(-1, 1)
+        chosen = self.lookup(ids).movedim(-1, 1).float()
+        return Quantised(
+            vectors=mean + (chosen - mean).detach(),
+            ids=ids,
+            inputs=mean,
+            codebook=(chosen - mean.detach()).square().mean((1, 2, 3)),
+            commitment=(chosen.detach() - mean).square().mean((1, 2, 3)),
+        )
+
+    def lookup(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n c"]:
+        """The vectors of ids, channels last."""
+        return self.codebook(ids)
+
+
 def nearest_rows(vectors: Float[Tensor, "*n c"], table: Float[Tensor, "k c"]) -> Int[Tensor, "*n"]:
     """The row of `table` nearest to each vector, by |v|^2 + |e|^2 - 2 v e in fp32, autocast or not."""
     with torch.autocast(vectors.device.type, enabled=False):

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from plait.errors import ConfigError
-from plait.nn.quantise import Quantised, VectorQuantiser
+from plait.nn.quantise import GumbelQuantiser, Quantised, VectorQuantiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class VQGANConfig:
     """Channels of a code (embed_dim)."""
     codes: int = 8192
     """Size of the codebook (n_embed)."""
+    quantiser: Literal["nearest", "gumbel"] = "nearest"
+    """How a code is chosen: the nearest vector, or the largest logit (taming's gumbel_f8)."""
     dropout: float = 0.0
     groups: int = 32
     """Groups of all norms, 32 in every published one. A group of one channel, as 32 groups make of 32 channels, wipes
@@ -259,7 +262,8 @@ class VQGAN(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.to_codes = nn.Conv2d(config.latent_channels, config.code_width, 1)
-        self.quantiser = VectorQuantiser(config.codes, config.code_width)
+        kind = GumbelQuantiser if config.quantiser == "gumbel" else VectorQuantiser
+        self.quantiser = kind(config.codes, config.code_width)
         self.from_codes = nn.Conv2d(config.code_width, config.latent_channels, 1)
         self.decoder = Decoder(config)
 

@@ -31,14 +31,31 @@ from plait.document import Blank, Document, Image, Piece, Text
 from plait.errors import ConfigError, DocumentError
 from plait.nn.attention import KVCache, SelfAttention
 from plait.nn.blocks import MLP, Block, Decoder, SquaredReLU
+from plait.nn.chameleon import ChameleonConfig, chameleon_decoder
+from plait.nn.clip import CLIP, CLIPConfig
 from plait.nn.norms import plain_layer_norm
+from plait.nn.packed import TiedEmbedding
 from plait.nn.positions import LearnedPositions, NoRotation, Rotary
 from plait.nn.vqgan import VQGAN, VQGANConfig
 from plait.sequence import Batch, Prepare, Sequence, Span, compact, picture, tokens
-from plait.systems.base import Emitted, Forced, Format, Grammar, Hidden, Next, Stop, Streams, System, sight, square
+from plait.systems.base import (
+    Emitted,
+    Forced,
+    Format,
+    Grammar,
+    Guidance,
+    Hidden,
+    Next,
+    Stop,
+    Streams,
+    System,
+    sight,
+    square,
+)
 from plait.text.bpe import BPE
 
 READER = "vqgan"
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +80,10 @@ class CM3LeonConfig:
     asked_weight: float = 1.0
     """Weight, as targets, of the words and pictures that an answer is about; answers have 1."""
     activation: Literal["relu", "squared_relu"] = "relu"  # OPT's; the paper gives none
+    chameleon: ChameleonConfig | None = None
+    """The successor's decoder in place of metaseq's: rotary positions alone, an output table of its own."""
+    retriever: CLIPConfig | None = None
+    """The frozen CLIP that finds documents and ranks pictures, where it is kept with the model."""
     init_std: float = 0.006
     position_std: float = 0.0002
 
@@ -127,6 +148,9 @@ _PAPER = functools.partial(CM3LeonConfig, image=VQGANConfig(), reserved=506)  # 
 CM3LEON_350M = _PAPER(width=1024, depth=24, heads=16)
 CM3LEON_760M = _PAPER(width=1536, depth=24, heads=16)
 CM3LEON_7B = _PAPER(width=4096, depth=32, heads=32)
+CHAMELEON_VQGAN = VQGANConfig(resolution=512, multipliers=(1, 1, 2, 2, 4), attention_resolutions=())
+CHAMELEON_7B = _PAPER(image=CHAMELEON_VQGAN, width=4096, depth=32, heads=32, chameleon=ChameleonConfig(hidden=11_008))
+"""The successor, the nearest that was released: as a beginning, since it was trained on another layout."""
 TINY = CM3LeonConfig(
     image=VQGANConfig(
         resolution=32,
@@ -153,7 +177,7 @@ TINY = CM3LeonConfig(
     init_std=0.02,
     position_std=0.02,
 )
-SIZES = {"tiny": TINY, "350m": CM3LEON_350M, "760m": CM3LEON_760M, "7b": CM3LEON_7B}
+SIZES = {"tiny": TINY, "350m": CM3LEON_350M, "760m": CM3LEON_760M, "7b": CM3LEON_7B, "chameleon_7b": CHAMELEON_7B}
 
 
 class CM3Leon(System):
@@ -167,10 +191,13 @@ class CM3Leon(System):
         self.format = CM3LeonFormat(config, text)
         self.vocabulary = config.vocabulary
         self.image_tokenizer = VQGAN(config.image)
-        self.embed = nn.Embedding(len(self.vocabulary), config.width)
-        self.positions = LearnedPositions(config.positions, config.width, offset=2)
+        self.embed = TiedEmbedding(len(self.vocabulary), config.width)
+        learned = LearnedPositions(config.positions, config.width, offset=2)
+        self.positions = None if config.chameleon else learned
         self.places = LearnedPositions(config.image.codes_per_image, config.width, offset=1) if config.raster else None
-        self.decoder = Decoder(_blocks(config), plain_layer_norm(config.width))
+        self.decoder = _decoder(config)
+        self.head = nn.Linear(config.width, len(self.vocabulary), bias=False) if config.chameleon else None
+        self.retriever = CLIP(config.retriever) if config.retriever else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -179,19 +206,24 @@ class CM3Leon(System):
         for name, weight in [("embed", self.embed.weight), *self.decoder.named_parameters()]:
             if name.endswith("out.weight"):
                 nn.init.zeros_(weight)
-            else:
+            elif weight.dim() > 1:  # not a norm's
                 cut(weight, b=3 * self.config.init_std)
-        nn.init.normal_(self.positions.weight, std=self.config.position_std)
-        if self.places is not None:
-            nn.init.normal_(self.places.weight, std=self.config.position_std)
+        if self.head is not None:
+            cut(self.head.weight, b=3 * self.config.init_std)
+        for table in (self.positions, self.places):
+            if table is not None:
+                nn.init.normal_(table.weight, std=self.config.position_std)
         with torch.no_grad():
             self.embed.weight[self.vocabulary.pad].zero_()
-            self.positions.weight[1].zero_()
+            if self.positions is not None:
+                self.positions.weight[1].zero_()
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Codes of the pictures, then embedding, positions, decoder."""
         own = {reader: self.codes(slots.pictures) for reader, slots in batch.slots.items()}
-        x = self.embed(batch.filled(own)) + self.positions(batch.position)  # (b, t, c)
+        x = self.embed(batch.filled(own))  # (b, t, c)
+        if self.positions is not None:
+            x = x + self.positions(batch.position)
         if self.places is not None:
             x = x + self.places(batch.place)
         return Hidden(states=self.decoder(x, batch.position, sight(batch, cache)), own=own)
@@ -216,8 +248,12 @@ class CM3Leon(System):
         self.embed.weight[self.vocabulary.first_code : self.vocabulary.eoss] = features.to(self.embed.weight.dtype)
 
     def unembed(self, hidden: Float[Tensor, "*any c"]) -> Float[Tensor, "*any v"]:
-        """Logits, by the embedding table itself."""
-        return nn.functional.linear(hidden, self.embed.weight)
+        """Logits, by the embedding table itself (Chameleon: by a table of its own)."""
+        return self.embed.logits(hidden) if self.head is None else self.head(hidden)
+
+    def narrowed(self, kind: str, first: int, last: int) -> Callable[[Tensor], Tensor] | None:
+        """The rows of those ids: for codes, 8,192 of 65,536."""
+        return functools.partial(self.embed.logits, first=first, last=last) if self.head is None else None
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -244,8 +280,11 @@ class CM3Leon(System):
 
     @classmethod
     def from_files(cls, config: Mapping[str, Any], directory: Path) -> CM3Leon:
-        """From a plain `CM3LeonConfig` and the BPE."""
-        return cls(from_plain(CM3LeonConfig, config), BPE.read(directory / "tokenizer.json"))
+        """From a plain `CM3LeonConfig` and the BPE, which may hold all ids of the vocabulary, as Chameleon's does."""
+        sizes = from_plain(CM3LeonConfig, config)
+        text = BPE.read(directory / TOKENIZER)
+        whole = len(text) == len(sizes.vocabulary)
+        return cls(sizes, text.behind(sizes.vocabulary.first_text) if whole else text)
 
 
 class CM3LeonFormat(Format):
@@ -306,17 +345,25 @@ class CM3LeonFormat(Format):
         """By the BPE."""
         return tuple(i + self.vocabulary.first_text for i in self.text.encode(text))
 
-    def streams(self, document: Document, guidance: float) -> Streams:
-        """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only.
+    def streams(self, document: Document, guidance: Guidance) -> Streams:
+        """The prompt; nothing, `<eos> <mask> <break>`; and its pictures, with `<mask>` for the first text and no other.
 
-        The `<break>` is left to come with what is emitted, where the prompt does not end with it.
+        The last `<break>` is left to come with what is emitted, where the prompt does not end with it. What the rows of
+        edits hold is not in the paper.
         """
-        prompt = self.layout(document, open=True)
-        if guidance == 1:
-            return Streams(rows=(prompt,), weights={"text": (1.0,), "image": (1.0,)})
-        draws = document.pieces[-1:] == (Blank("image"),)
-        nothing = self.layout(Document([Blank("text"), Blank("image")]), open=True).cut(0, 3 if draws else 2)
-        return Streams(rows=(prompt, nothing), weights={"text": (1.0, 0.0), "image": (guidance, 1 - guidance)})
+        nothing, pictures = (functools.partial(self._row, document, keep) for keep in (False, True))
+        return guidance.streams(self.layout(document, open=True), nothing, pictures)
+
+    def _row(self, document: Document, pictures: bool) -> Sequence:
+        """A prompt without its text, or without anything."""
+        pieces, _ = _asked(document, open=True)
+        kept = [piece for piece in pieces if isinstance(piece, Image)] if pictures else []
+        if pictures and not kept:
+            raise DocumentError("image_guidance for a prompt of 0 pictures: leave it out, guidance alone does the same")
+        words = next((i for i, piece in enumerate(pieces) if isinstance(piece, Text) or piece == Blank("text")), 0)
+        before = sum(isinstance(piece, Image) for piece in pieces[:words]) if pictures else 0
+        masked = self.layout(Document([*kept[:before], Blank("text"), *kept[before:], Blank("image")]), open=True)
+        return masked if pieces[-1:] == [Blank("image")] else masked.cut(0, len(masked) - 1)
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """Fill the blanks one by one; or go on: text up to <break> or <eos>, exactly n codes after <break>."""
@@ -371,7 +418,7 @@ class CM3LeonFormat(Format):
 
     def write_files(self, directory: Path) -> None:
         """The BPE."""
-        self.text.write(directory / "tokenizer.json")
+        self.text.write(directory / TOKENIZER)
 
 
 def build(size: str) -> CM3Leon:
@@ -383,6 +430,12 @@ def build(size: str) -> CM3Leon:
     if size not in SIZES:
         raise ConfigError(f"CM3Leon comes as {', '.join(SIZES)}, not {size!r}")
     return CM3Leon(SIZES[size], BPE.train([], 256))
+
+
+def _decoder(config: CM3LeonConfig) -> Decoder:
+    if config.chameleon:
+        return chameleon_decoder(config.width, config.depth, config.heads, config.chameleon)
+    return Decoder(_blocks(config), plain_layer_norm(config.width))
 
 
 def _blocks(config: CM3LeonConfig) -> list[nn.Module]:

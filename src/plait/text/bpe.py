@@ -41,6 +41,17 @@ class BPE:
         except Exception as error:  # the library raises plain Exception
             raise CheckpointError(f"{path}: no readable tokenizer ({error})") from error
 
+    def behind(self, first: int) -> BPE:
+        """The text of a vocabulary whose ids below `first` are symbols of other kinds; it begins at 0."""
+        content = json.loads(self._tokenizer.to_str())
+        model = content["model"]
+        kept = {token: id - first for token, id in model["vocab"].items() if id >= first}
+        pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+        merges = [pair for pair in pairs if {*pair, "".join(pair)} <= kept.keys()]
+        model |= {"vocab": kept, "merges": merges, "unk_token": None}
+        content |= {"model": model, "added_tokens": [], "post_processor": None}
+        return BPE(tokenizers.Tokenizer.from_str(json.dumps(content)))
+
     def write(self, path: str | Path) -> None:
         """One JSON file in the `tokenizers` library's form."""
         text = json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False)
