@@ -109,7 +109,7 @@ def _cases(seed: int, kinds: Iterable[str]) -> dict[str, Source]:
 
 
 def _imported(data: str, instructions: Mapping[str, str]) -> Recipe:
-    source = _training(data)
+    source = training_part(data)
     config = replace(TINY, image=replace(TINY.image, codes=512))
     stages = [
         tokenizer_stage(config, {"data": source}, steps=2000),
@@ -318,11 +318,8 @@ def paper(
     if size not in PUBLISHED:
         raise ConfigError(f"no size {size!r} was published; {hint(size, PUBLISHED)}")
     config, numbers, stages = SIZES[size], PUBLISHED[size], []
-    folders = (data,) if isinstance(data, str) else data
-    if folders:
-        pairs: dict[str, Source] = {Path(folder).name: _training(folder) for folder in folders}
-        if len(pairs) < len(folders):
-            raise ConfigError(f"{len(folders)} directories of data with {len(pairs)} names: rename those of one name")
+    pairs = sources_of(data)
+    if pairs:
         stages.append(_paper_stage(config, "pretrain", pairs, {}, ROWS, numbers.lr, 1500, numbers.steps))
     tuned = _instructed(instructions or {}, apart=False)
     if tuned:
@@ -330,7 +327,7 @@ def paper(
         stages.append(_paper_stage(config, "finetune", tuned, shares, TUNED_ROWS, 5e-5, 150, 15_000))
     if not stages:
         raise ConfigError("cm3leon/paper has no data: give --set data=DIR (pretraining) or instructions={TASK: DIR}")
-    start = functools.partial(fresh, base, size) if folders else functools.partial(started, base)
+    start = functools.partial(fresh, base, size) if pairs else functools.partial(started, base)
     return Recipe(name="cm3leon/paper", build=start, stages=tuple(stages))
 
 
@@ -414,12 +411,26 @@ def _instructed(instructions: Mapping[str, str], apart: bool) -> dict[str, Sourc
         if task not in TASKS:
             raise ConfigError(f"no task {task!r}; {hint(task, TASKS)}")
     return {
-        task: Templated(source=_training(folder), templates=TASKS[task], apart=apart)
+        task: Templated(source=training_part(folder), templates=TASKS[task], apart=apart)
         for task, folder in instructions.items()
     }
 
 
-def _training(folder: str) -> ShardSource:
+def sources_of(data: str | tuple[str, ...]) -> dict[str, Source]:
+    """The training parts of directories, by the names of these.
+
+    Raises:
+        ConfigError: two directories of one name.
+    """
+    folders = [data] if isinstance(data, str) else data
+    sources: dict[str, Source] = {Path(folder).name: training_part(folder) for folder in folders}
+    if len(sources) < len(folders):
+        raise ConfigError(f"{len(folders)} directories of data with {len(sources)} names: rename those of one name")
+    return sources
+
+
+def training_part(folder: str) -> ShardSource:
+    """The split "train" of a directory of shards, or all of one without splits."""
     return ShardSource(folder, "train" if "train" in splits(folder) else None)
 
 

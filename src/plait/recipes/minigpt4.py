@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +18,10 @@ import torch
 from plait.checkpoints import directory
 from plait.config import from_plain
 from plait.data.crops import RandomCrop
-from plait.data.packs import Data, Source
+from plait.data.packs import Data
 from plait.data.prompted import Asked, Captioned
 from plait.data.shapes import Shapes, language
 from plait.data.shapes.web import WebCaptions
-from plait.data.shards import ShardSource, splits
 from plait.document import Document, Image, Turn
 from plait.errors import CheckpointError, ConfigError
 from plait.evaluate import Task
@@ -31,7 +29,7 @@ from plait.evaluate.shapes import Held, ShapesCaption, ShapesDescription, Shapes
 from plait.generate.engine import Settings
 from plait.nn.lora import LoRAConfig
 from plait.objectives.tokens import NextToken
-from plait.recipes.cm3leon import HARD
+from plait.recipes.cm3leon import HARD, sources_of, training_part
 from plait.recipes.foundations import ensure
 from plait.systems.foundations import FoundationsConfig
 from plait.systems.minigpt4 import TOKENIZER, MiniGPT4
@@ -94,7 +92,7 @@ def paper(
     Raises:
         ConfigError: no data for any stage.
     """
-    given = _sources(data)
+    given = sources_of(data)
     crops = (RandomCrop(),) if crop else ()
     stages: list[Stage] = []
     if given:
@@ -106,7 +104,7 @@ def paper(
         rate = _rate(released_schedule, epoch=5000, warmup=5000, start=1e-6 / 1e-4, final=8e-5 / 1e-4)
         stages.append(align_stage(pairs, steps=20_000, lr=1e-4, schedule=rate))
     if curated:
-        asked = {"curated": Asked(source=_training(curated), prompts=ALIGNMENT)}
+        asked = {"curated": Asked(source=training_part(curated), prompts=ALIGNMENT)}
         described = Data(sources=asked, rows=12, length=LENGTH, policy="alone", transforms=crops, seed=SEED)
         rate = _rate(released_schedule, epoch=200, warmup=200, start=1e-6 / 3e-5, final=1e-5 / 3e-5)
         stages.append(finetune_stage(described, steps=1000, lr=3e-5, schedule=rate))  # 400 in the paper
@@ -126,7 +124,7 @@ def v2(
             is the answer to a request for a description.
         shares: of each directory; none given: in proportion to their lengths.
     """
-    given = {name: Asked(source=source, prompts=ALIGNMENT) for name, source in _sources(data).items()}
+    given = {name: Asked(source=source, prompts=ALIGNMENT) for name, source in sources_of(data).items()}
     if shares and len(shares) != len(given):
         raise ConfigError(f"{len(shares)} shares for {len(given)} directories of data: give one for each, or none")
     asked = Data(
@@ -199,19 +197,6 @@ def _rate(released: bool, *, epoch: int, warmup: int, start: float, final: float
     if released:
         return EpochSchedule(epoch=epoch, warmup=warmup, start=start, final=final)
     return Schedule(warmup=warmup, shape="cosine", final=final)
-
-
-def _sources(data: str | tuple[str, ...]) -> dict[str, Source]:
-    """The sources in directories, by the names of these."""
-    folders = [data] if isinstance(data, str) else data
-    sources: dict[str, Source] = {Path(folder).name: _training(folder) for folder in folders}
-    if len(sources) < len(folders):
-        raise ConfigError(f"{len(folders)} directories of data with {len(sources)} names: rename those of one name")
-    return sources
-
-
-def _training(folder: str) -> ShardSource:
-    return ShardSource(folder, "train" if "train" in splits(folder) else None)
 
 
 # ------------------------------------------------------------------------------------------------------- tiny
