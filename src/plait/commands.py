@@ -244,7 +244,7 @@ class Import:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of all weights; by default each keeps its own."""
     fresh: tuple[str, ...] = ()
-    """Parts to be trained, which no file is given of: of minigpt4, projection."""
+    """Parts to be trained, which no file is given of: of minigpt4, projection; of cm3leon, decoder."""
     manifest: Path | None = None
     """List of published keys and shapes: a dry run at full size, without weights, which prints JSON."""
 

@@ -386,8 +386,9 @@ class CM3LeonFiles(Published):
         if format == "hf":
             raise ConfigError("CM3Leon has no form in transformers: export the published files")
         added = [name for name in ("raster", "rotary") if getattr(config, name)]
-        added += ["image.local"] if config.image.local else []
-        added += ["activation"] if config.activation != "relu" else []
+        own = (("image.local", config.image.local), ("activation", config.activation != CM3LEON_350M.activation))
+        added += [name for name, is_own in own if is_own]
+        added += ["image.groups"] if config.image.groups != CM3LEON_350M.image.groups else []
         if added:
             raise ConfigError(
                 f"{', '.join(added)} of this model have no place in the published files: keep Plait's own"
