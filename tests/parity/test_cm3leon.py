@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import tempfile
@@ -30,23 +29,18 @@ GOLDENS = Goldens("cm3leon")
 CONFIG = GOLDENS.config
 
 
-def config(resolution: int | None = None) -> CM3LeonConfig:
-    """The golden's sizes; `resolution`: side of the pictures where it is not that of the VQGAN's training."""
+def config() -> CM3LeonConfig:
+    """The golden's sizes."""
     image, decoder, ids = CONFIG["vqgan"]["ddconfig"], CONFIG["decoder"], CONFIG["vocab"]
     assert decoder["ffn_dim"] == 4 * decoder["embed_dim"]
-    side = resolution or image["resolution"]
     return CM3LeonConfig(
         image=VQGANConfig(
-            resolution=side,
+            resolution=image["resolution"],
             in_channels=image["in_channels"],
             channels=image["ch"],
             multipliers=tuple(image["ch_mult"]),
             blocks=image["num_res_blocks"],
-            attention_resolutions=tuple(
-                side // 2**i
-                for i in range(len(image["ch_mult"]))
-                if image["resolution"] // 2**i in image["attn_resolutions"]
-            ),
+            attention_resolutions=tuple(sorted(image["attn_resolutions"], reverse=True)),
             latent_channels=image["z_channels"],
             code_width=CONFIG["vqgan"]["embed_dim"],
             codes=CONFIG["vqgan"]["n_embed"],
@@ -57,6 +51,7 @@ def config(resolution: int | None = None) -> CM3LeonConfig:
         positions=decoder["max_positions"],
         text_tokens=ids["vocab_size"] - ids["text_first"],
         sentinels=ids["sentinel_count"],
+        reserved=ids["text_first"] - ids["sentinel_first"] - ids["sentinel_count"],
         activation=decoder["activation_fn"],
     )
 
@@ -69,13 +64,15 @@ def names() -> dict[str, int]:
         found["IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in str(code)) + "Z"] = id
     found |= {"<eoss>": ids["eoss"], "<racm3:break>": ids["brk"]}
     found |= {f"<sentinel:{i}>": ids["sentinel_first"] + i for i in range(ids["sentinel_count"])}
+    behind = ids["sentinel_first"] + ids["sentinel_count"]
+    found |= {f"<reserved{id:05d}>": id for id in range(behind, ids["text_first"])}
     return found | {f"w{i}": id for i, id in enumerate(range(ids["text_first"], ids["vocab_size"]))}
 
 
-@functools.cache
-def build(resolution: int | None = None) -> CM3Leon:
+@pytest.fixture(scope="module")
+def system() -> CM3Leon:
     """The golden's system, imported from a decoder of metaseq's and a VQGAN of Chameleon's."""
-    sizes = config(resolution)
+    sizes = config()
     weights = GOLDENS.weights()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -97,11 +94,6 @@ def build(resolution: int | None = None) -> CM3Leon:
     assert isinstance(system, CM3Leon)
     assert to_plain(system.config) == to_plain(sizes)
     return system
-
-
-@pytest.fixture(scope="module")
-def system() -> CM3Leon:
-    return build()
 
 
 def real(rows: Tensor) -> list[Sequence]:

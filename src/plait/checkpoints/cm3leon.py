@@ -386,7 +386,7 @@ class CM3LeonFiles(Published):
         if format == "hf":
             raise ConfigError("CM3Leon has no form in transformers: export the published files")
         added = [name for name in ("raster", "rotary") if getattr(config, name)]
-        own = (("image.local", config.image.local), ("activation", config.activation != CM3LEON_350M.activation))
+        own = (("image.local", config.image.local), ("activation", config.activation == "squared_relu"))
         added += [name for name, is_own in own if is_own]
         added += ["image.groups"] if config.image.groups != CM3LEON_350M.image.groups else []
         if added:

@@ -65,7 +65,7 @@ class CM3LeonConfig:
     their distance."""
     asked_weight: float = 1.0
     """Weight, as targets, of the words and pictures that an answer is about; answers have 1."""
-    activation: Literal["relu", "squared_relu"] = "relu"  # OPT's; the paper gives none
+    activation: Literal["relu", "gelu", "squared_relu"] = "relu"  # OPT's; the paper gives none; metaseq has the first two
     chameleon: ChameleonConfig | None = None
     """The successor's decoder in place of metaseq's: rotary positions alone, an output table of its own."""
     retriever: CLIPConfig | None = None
@@ -411,7 +411,7 @@ def _decoder(config: CM3LeonConfig) -> Decoder:
 
 
 def _blocks(config: CM3LeonConfig) -> list[nn.Module]:
-    activation: nn.Module = SquaredReLU() if config.activation == "squared_relu" else nn.ReLU()
+    activation = {"relu": nn.ReLU(), "gelu": nn.GELU("tanh"), "squared_relu": SquaredReLU()}[config.activation]
     rotation = Rotary(config.width // config.heads, config.rotary) if config.rotary else NoRotation()
     return [_block(config, activation, rotation) for _ in range(config.depth)]
 
