@@ -117,8 +117,8 @@ class DataShapes:
 class DataMemory:
     """Build a memory of documents that are found by what they show and say; search it.
 
-    With --out, SOURCE is a data directory: its documents are embedded into OUT, new or begun before. Without, SOURCE is a
-    memory: it is told what it is, or what --query and --image find in it.
+    With --out, SOURCE is a data directory: its documents are embedded into OUT, which may have been begun before.
+    Without, SOURCE is a memory: it is told what it is, or what --query and --image find in it.
     """
 
     source: Positional[Path]
@@ -210,7 +210,7 @@ class DataMemory:
         from plait.retrieval.embed import load_embedder
 
         built_with = memory.store.facts["embedder"]["checkpoint"] if memory is not None else None
-        return load_embedder(self.embed or built_with, system=self.system)
+        return load_embedder(str(self.embed or built_with), system=self.system)
 
 
 @dataclass(frozen=True)
