@@ -307,8 +307,8 @@ class Memory:
         dtype = self.store.facts["dtype"]
         self.store.append(
             {
-                _FILES[dtype]: np.ascontiguousarray(vectors.cpu().numpy().astype(dtype)),
-                _RECORDS: records,
+                _FILES[dtype]: vectors.cpu().numpy().astype(dtype).tobytes(),
+                _RECORDS: records.tobytes(),
                 _BROKEN: "".join(json.dumps(line) + "\n" for line in lines).encode(),
             },
             {"sources": [*sources[:at], said, *sources[at + 1 :]]},

@@ -33,7 +33,7 @@ def exact(vectors: Numbers, weights: Numbers, queries: Tensor, count: int) -> tu
         queries: (q, c).
 
     Returns:
-        Scores (q, k) in falling order and rows (q, k), k = min(count, n). Of equal scores the first rows stand first.
+        Scores (q, k) in falling order and rows (q, k), k = min(count, n); equal scores in the order of rows.
     """
     device, n = queries.device, len(vectors)
     best = torch.empty(len(queries), 0, device=device)
@@ -50,10 +50,10 @@ def exact(vectors: Numbers, weights: Numbers, queries: Tensor, count: int) -> tu
 
 
 def _best(block: Tensor, scale: Tensor, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Scores and places of the best of a block, (q, k) each, in no order."""
+    """Scores and places of the best of a block, (q, k) each, in the order of their places."""
     scores = queries @ block.T * scale  # (q, n)
-    kept = min(count, len(block))
-    return scores.topk(kept, dim=1, sorted=False)
+    at = scores.topk(min(count, len(block)), dim=1, sorted=False).indices.sort(dim=1).values
+    return scores.gather(1, at), at
 
 
 def _first(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -17,14 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from plait.errors import InputError
 
 FACTS = "memory.json"
 FORMAT = 1
-Content = bytes | NDArray[Any]
-"""What files are made of; of an array its bytes, in order."""
 _LOCK = ".lock"
 
 
@@ -94,7 +90,7 @@ class Store:
             self.refresh()
             yield
 
-    def append(self, parts: Mapping[str, Content], facts: Mapping[str, Any]) -> None:
+    def append(self, parts: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
         """Adds bytes to files and changes facts, all or nothing. When this returns, it is on the disk.
 
         Only within `appending`.
@@ -112,12 +108,12 @@ def _empty(path: Path) -> bool:
     return path.is_file() and (path.name.startswith(".") or not path.stat().st_size)
 
 
-def _write(path: Path, at: int, content: Content) -> int:
+def _write(path: Path, at: int, content: bytes) -> int:
     """Writes bytes at a place, behind which the file ends; how many."""
     with path.open("r+b") as file:
         file.truncate(at)  # what an append left that was never acknowledged
         file.seek(at)
-        file.write(content if isinstance(content, bytes) else content.tobytes())
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
         return file.tell() - at
