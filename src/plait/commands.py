@@ -127,6 +127,12 @@ class Generate(Answering):
     """Ask for a picture of the prompt, rather than for what comes next."""
     out: Path | None = None
     """Where pictures, and the reply as reply.json, are written."""
+    memory: Path | None = None
+    """Of `plait data memory`: what it holds on the prompt stands in front of it."""
+    retrieve: int = 2
+    """Documents of the memory that do."""
+    embed: str | None = None
+    """Run or checkpoint with the towers of the memory; by default where they were when it was built."""
 
     def __call__(self) -> None:
         """Generates, prints the text, writes the rest."""
@@ -134,9 +140,20 @@ class Generate(Answering):
 
         document = self._document()
         model = load(self.checkpoint, system=self.system)
+        if self.memory is not None:
+            model.retriever = self._retriever(self.memory)
         reply = model.generate(document, self.settings(model))
         _write(reply.document, self.out)
         print(f"({reply.stop})", file=sys.stderr)
+
+    def _retriever(self, folder: Path) -> Any:
+        from plait.data.retrieved import open_memory
+        from plait.retrieval.embed import load_embedder
+        from plait.retrieval.retriever import Retriever
+
+        memory = open_memory(folder)
+        embedder = load_embedder(self.embed or memory.store.facts["embedder"]["checkpoint"])
+        return Retriever(memory=memory, embedder=embedder, count=self.retrieve)
 
     def _document(self) -> Any:
         from plait.document import Blank, Document, Image, Text, Turn
@@ -296,7 +313,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Info:
-    """Tell what a run or a checkpoint is."""
+    """Tell what a run, a checkpoint or a memory is."""
 
     directory: Positional[str]
     verify: bool = False
@@ -305,8 +322,14 @@ class Info:
     def __call__(self) -> None:
         """Prints system, sizes, parts, licences, stage and step."""
         from plait.checkpoints.directory import code_state, find, note, read_description
+        from plait.retrieval.store import FACTS
         from plait.train.run import where
 
+        if (Path(self.directory) / FACTS).is_file():
+            from plait.retrieval.memory import Memory
+
+            table(self.directory, Memory(self.directory).rows())
+            return
         folder = find(self.directory)
         if self.verify:
             from plait.generate.model import load

@@ -65,7 +65,9 @@ class CM3LeonConfig:
     their distance."""
     asked_weight: float = 1.0
     """Weight, as targets, of the words and pictures that an answer is about; answers have 1."""
-    activation: Literal["relu", "gelu", "squared_relu"] = "relu"  # OPT's; the paper gives none; metaseq has the first two
+    retrieved_weight: float = 1.0
+    """Weight, as targets, of documents that stand before another; 0.1 in RA-CM3 (arXiv 2211.12561)."""
+    activation: Literal["relu", "gelu", "squared_relu"] = "relu"  # OPT's; the paper gives none
     chameleon: ChameleonConfig | None = None
     """The successor's decoder in place of metaseq's: rotary positions alone, an output table of its own."""
     retriever: CLIPConfig | None = None
@@ -283,6 +285,7 @@ class CM3LeonFormat(Format):
         Answers of a conversation are blanks of its text, which stands before its pictures (paper, table 5); answers
         that hold a picture stand where they are said. An open document ends where the model is to go on: behind its
         last piece, behind `<break>` for a blank picture (blanks in text stay), else behind the first open `<infill>`.
+        Documents before it stand in front, with `<break>` between (paper, figure 9).
         """
         voc = self.vocabulary
         pieces, answers = _asked(document, open)
@@ -297,9 +300,25 @@ class CM3LeonFormat(Format):
         if open and blanks and blanks == len(answers):
             raise DocumentError(f"{blanks} blanks and {len(answers)} answers leave nothing to say: end with a question")
         spans = [tokens([voc.eos])]
+        for one in document.before:
+            spans += self._spans(_runs(_as_said(one)), self.config.retrieved_weight)
+            spans.append(tokens([voc.brk], weight=self.config.retrieved_weight))
+        spans += self._spans(_runs(pieces), self.config.asked_weight if answers else 1.0)
+        if open and (drawn or not blanks):
+            return Sequence(compact(spans), "prompt")
+        spans.append(tokens([voc.eos]))
+        for i, answer in enumerate(answers):
+            spans += [tokens([voc.first_sentinel + i], weight=0), self._text(answer), tokens([voc.eoss])]
+        if open:
+            spans.append(tokens([voc.first_sentinel + len(answers)]))
+        return Sequence(compact(spans))
+
+    def _spans(self, runs: Items[list[Text | Blank] | Image | None], weight: float) -> list[Span]:
+        """`text <break> codes ...`; a blank text is the next sentinel."""
+        voc = self.vocabulary
+        spans: list[Span] = []
         sentinel = voc.first_sentinel
-        weight = self.config.asked_weight if answers else 1.0
-        for i, run in enumerate(_runs(pieces)):
+        for i, run in enumerate(runs):
             if i:
                 spans.append(tokens([voc.brk], weight=weight))
             if isinstance(run, Image):
@@ -309,14 +328,7 @@ class CM3LeonFormat(Format):
                     self._text(piece.text, weight) if isinstance(piece, Text) else tokens([sentinel], weight=0)
                 )
                 sentinel += isinstance(piece, Blank)
-        if open and (drawn or not blanks):
-            return Sequence(compact(spans), "prompt")
-        spans.append(tokens([voc.eos]))
-        for i, answer in enumerate(answers):
-            spans += [tokens([voc.first_sentinel + i], weight=0), self._text(answer), tokens([voc.eoss])]
-        if open:
-            spans.append(tokens([voc.first_sentinel + len(answers)]))
-        return Sequence(compact(spans))
+        return spans
 
     def _text(self, text: str, weight: float = 1.0) -> Span:
         return tokens(self.text_ids(text), weight=weight)
@@ -328,13 +340,15 @@ class CM3LeonFormat(Format):
     def streams(self, document: Document, guidance: float) -> Streams:
         """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only.
 
-        The `<break>` is left to come with what is emitted, where the prompt does not end with it.
+        The `<break>` is left to come with what is emitted, where the prompt does not end with it. Documents before it
+        stand in both rows: guidance is towards its own text.
         """
         prompt = self.layout(document, open=True)
         if guidance == 1:
             return Streams(rows=(prompt,), weights={"text": (1.0,), "image": (1.0,)})
         draws = document.pieces[-1:] == (Blank("image"),)
-        nothing = self.layout(Document([Blank("text"), Blank("image")]), open=True).cut(0, 3 if draws else 2)
+        nothing = self.layout(Document([Blank("text"), Blank("image")], before=document.before), open=True)
+        nothing = nothing if draws else nothing.cut(0, len(nothing) - 1)
         return Streams(rows=(prompt, nothing), weights={"text": (1.0, 0.0), "image": (guidance, 1 - guidance)})
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
@@ -432,9 +446,7 @@ def _asked(document: Document, open: bool) -> tuple[list[Piece], list[str]]:
         return list(document.pieces), []
     answers = [turn for turn in turns if turn.role == "assistant"]
     if any(not isinstance(piece, Text) for turn in answers for piece in turn.pieces):
-        said = [list(turn.pieces) for turn in turns if turn.pieces]
-        apart = [[Text("\n")] if isinstance(a[-1], Text) and isinstance(b[0], Text) else [] for a, b in pairwise(said)]
-        return [piece for turn, between in zip(said, [*apart, []], strict=True) for piece in [*turn, *between]], []
+        return _as_said(document), []
     text: list[Piece] = []
     for turn in turns:
         if turn.role == "assistant":
@@ -446,6 +458,13 @@ def _asked(document: Document, open: bool) -> tuple[list[Piece], list[str]]:
         text.append(Blank("text"))
     pictures = [piece for turn in turns for piece in turn.pieces if not isinstance(piece, Text)]
     return [*text, *pictures], [turn.text for turn in answers]
+
+
+def _as_said(document: Document) -> list[Piece]:
+    """The pieces in their order; texts of two turns in a row stand on lines of their own."""
+    said = [list(turn.pieces) for turn in document.turns if turn.pieces] or [list(document.pieces)]
+    apart = [[Text("\n")] if isinstance(a[-1], Text) and isinstance(b[0], Text) else [] for a, b in pairwise(said)]
+    return [piece for turn, between in zip(said, [*apart, []], strict=True) for piece in [*turn, *between]]
 
 
 def _runs(pieces: Items[Piece]) -> list[list[Text | Blank] | Image | None]:
