@@ -6,7 +6,7 @@ is a run of a fixed number of ids, so that both sides do the same work at every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Items
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from plait.nn.attention import KVCache
 from plait.nn.llama import LLaMA, LLaMAConfig
 from plait.nn.packed import PackedLinear
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span, tokens
-from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, Streams, System, sight
+from plait.systems.base import Emitted, Format, Grammar, Guidance, Hidden, Next, Stop, Streams, System, sight
 
 SIZES = {"10m": (256, 8, 8), "100m": (768, 12, 12)}  # width, depth, heads
 VOCABULARY = 8000
@@ -104,21 +104,28 @@ class Llama(System):
         raise NotImplementedError
 
     def products(self, rows: int, prompt: int) -> Callable[[int], None]:
-        """The matrix products of a prompt of so many elements in each row, and of so many steps, and nothing else.
+        """The matrix products of a prompt of so many elements in each row, and of so many steps (`products`)."""
+        return products([m for m in self.modules() if m is not self.language.head], self.language.head, rows, prompt)
 
-        They are those of `torch.nn.functional.linear`, or packed where the system is.
-        """
-        layers = [module for module in self.modules() if isinstance(module, nn.Linear | PackedLinear)]
-        counts = [rows if layer is self.language.head else rows * prompt for layer in layers]
-        first = [torch.randn(n, layer.weight.shape[1]) for n, layer in zip(counts, layers, strict=True)]
-        later = [x[:rows].clone() for x in first]
 
-        def run(steps: int) -> None:
-            for inputs in (first, *[later] * (steps - 1)):
-                for layer, x in zip(layers, inputs, strict=True):
-                    layer(x)
+def products(modules: Iterable[nn.Module], head: nn.Module, rows: int, prompt: int) -> Callable[[int], None]:
+    """The matrix products of the linear layers among `modules` and of the output, and nothing else.
 
-        return run
+    They are those of `torch.nn.functional.linear`, or packed where a layer is. Of so many rows: of a prompt of so many
+    elements in each, whose last one alone goes through `head`, and of as many steps as what is returned is given.
+    """
+    layers = [module for module in modules if isinstance(module, nn.Linear | PackedLinear)]
+    first = [torch.randn(rows * prompt, layer.weight.shape[1]) for layer in layers]
+    first.append(torch.randn(rows, head.weight.shape[1]))
+    later = [x[:rows].clone() for x in first]
+    layers.append(head)
+
+    def run(steps: int) -> None:
+        for inputs in (first, *[later] * (steps - 1)):
+            for layer, x in zip(layers, inputs, strict=True):
+                layer(x)
+
+    return run
 
 
 class Run(Format):
@@ -144,12 +151,10 @@ class Run(Format):
         step = Next(kind="image", head="token", allowed=self.allowed, length=self.emitted)
         return lambda emitted: Stop("end") if emitted else step
 
-    def streams(self, document: Document, guidance: float) -> Streams:
+    def streams(self, document: Document, guidance: Guidance) -> Streams:
         """u + guidance (c - u)."""
         prompt = self.layout(document)
-        if guidance == 1:
-            return Streams(rows=(prompt,), weights={"image": (1.0,)})
-        return Streams(rows=(prompt, prompt.cut(0, 1)), weights={"image": (guidance, 1 - guidance)})
+        return guidance.streams(prompt, lambda: prompt.cut(0, 1))
 
     def read_text(self, run: Emitted) -> str:
         """No text is emitted."""

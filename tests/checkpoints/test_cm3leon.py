@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,7 +28,7 @@ from plait.checkpoints.cm3leon import (
 from plait.checkpoints.keymap import KeyMap
 from plait.checkpoints.published import check_manifest, export, import_files
 from plait.config import to_plain
-from plait.document import Blank, Document
+from plait.document import Blank, Document, Image
 from plait.errors import CheckpointError, ConfigError
 from plait.generate.model import Model
 from plait.nn.chameleon import ChameleonConfig
@@ -53,7 +54,7 @@ CONFIG = CM3LeonConfig(image=IMAGE, width=32, depth=2, heads=2, positions=96, te
 CHAMELEON = ChameleonConfig(hidden=48)
 CLIP = CLIPConfig(
     image=VITConfig(image_size=16, patch=8, width=64, depth=1, heads=1, hidden=80, eps=1e-5),
-    text=CLIPTextConfig(vocabulary=60, positions=10, width=64, depth=1, heads=1, hidden=80),
+    text=CLIPTextConfig(vocabulary=272, positions=10, width=64, depth=1, heads=1, hidden=80),
     shared=16,
 )
 TOLD = {"heads": 2, "sentinels": 4, "positions": 96, "image": {"resolution": 16}}
@@ -75,6 +76,13 @@ class Files:
         system = directory.load(made)
         assert isinstance(system, CM3Leon)
         return system, notes
+
+
+def clip_text(bpe: BPE) -> BPE:
+    """With CLIP's two symbols at its end."""
+    content = json.loads(bpe._tokenizer.to_str())
+    content["model"]["vocab"] |= {f"<|{name}oftext|>": len(bpe) + i for i, name in enumerate(("start", "end"))}
+    return BPE(tokenizers.Tokenizer.from_str(json.dumps(content)))
 
 
 def part(table: KeyMap, system: CM3Leon) -> dict[str, Tensor]:
@@ -124,6 +132,7 @@ def files(tmp_path: Path, bpe: BPE) -> Make:
                 {key: tensor.contiguous() for key, tensor in part(clip, system).items()}, tmp_path / "clip.safetensors"
             )
             paths.append(tmp_path / "clip.safetensors")
+            clip_text(bpe).write(tmp_path / "clip_tokenizer.json")
         bpe.write(tmp_path / "tokenizer.json")
         (tmp_path / "sizes.json").write_text(json.dumps(TOLD))
         return Files(tmp_path, system, paths, tmp_path / "sizes.json")
@@ -162,6 +171,26 @@ def test_an_import_draws(files: Make) -> None:
         system, _ = files(decoder).imported(f"imported-{decoder is DECODER_FILE}")
         reply = Model(system).generate(Document(["a dog", Blank("image")]))
         assert [len(run.ids) for run in reply.runs if run.kind == "image"] == [IMAGE.codes_per_image]
+
+
+def test_documents_are_found_by_the_retriever(files: Make, picture: Callable[[int], Image]) -> None:
+    given = files(clip=CLIP_FILE)
+    towers = given.imported()[0].towers
+    assert (towers.width, towers.parts) == (CLIP.shared, ("retriever",))
+    with torch.no_grad():
+        texts, alone = towers.texts(["a dog", "a dog, " * 30]), towers.texts(["a dog"])
+        pictures = towers.pictures([picture(0), picture(1)])
+    for vectors in (texts, pictures):
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(texts[:1], alone)
+    (given.folder / "clip_tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"clip_tokenizer.json: no such file: copy CLIP's tokenizer.json"):
+        given.imported("none")
+    given.system.format.text.write(given.folder / "clip_tokenizer.json")
+    with pytest.raises(CheckpointError, match="has 270 tokens, but the retriever 272: give its own"):
+        given.imported("other")
+    with pytest.raises(ConfigError, match="cm3leon has no towers"):
+        _ = files().system.towers
 
 
 def test_licences_and_notes(files: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import tempfile
@@ -29,18 +30,19 @@ GOLDENS = Goldens("cm3leon")
 CONFIG = GOLDENS.config
 
 
-def config() -> CM3LeonConfig:
-    """The golden's sizes."""
+def config(resolution: int | None = None) -> CM3LeonConfig:
+    """The golden's sizes; `resolution`: side of the pictures where it is not that of the VQGAN's training."""
     image, decoder, ids = CONFIG["vqgan"]["ddconfig"], CONFIG["decoder"], CONFIG["vocab"]
-    assert decoder["ffn_dim"] == 4 * decoder["embed_dim"]
+    side, levels = resolution or image["resolution"], range(len(image["ch_mult"]))
+    attends = [i for i in levels if image["resolution"] // 2**i in image["attn_resolutions"]]
     return CM3LeonConfig(
         image=VQGANConfig(
-            resolution=image["resolution"],
+            resolution=side,
             in_channels=image["in_channels"],
             channels=image["ch"],
             multipliers=tuple(image["ch_mult"]),
             blocks=image["num_res_blocks"],
-            attention_resolutions=tuple(sorted(image["attn_resolutions"], reverse=True)),
+            attention_resolutions=tuple(side // 2**i for i in attends),
             latent_channels=image["z_channels"],
             code_width=CONFIG["vqgan"]["embed_dim"],
             codes=CONFIG["vqgan"]["n_embed"],
@@ -48,6 +50,7 @@ def config() -> CM3LeonConfig:
         width=decoder["embed_dim"],
         depth=decoder["layers"],
         heads=decoder["heads"],
+        hidden=decoder["ffn_dim"] if decoder["ffn_dim"] != 4 * decoder["embed_dim"] else None,
         positions=decoder["max_positions"],
         text_tokens=ids["vocab_size"] - ids["text_first"],
         sentinels=ids["sentinel_count"],
@@ -69,10 +72,10 @@ def names() -> dict[str, int]:
     return found | {f"w{i}": id for i, id in enumerate(range(ids["text_first"], ids["vocab_size"]))}
 
 
-@pytest.fixture(scope="module")
-def system() -> CM3Leon:
+@functools.cache
+def build(resolution: int | None = None) -> CM3Leon:
     """The golden's system, imported from a decoder of metaseq's and a VQGAN of Chameleon's."""
-    sizes = config()
+    sizes = config(resolution)
     weights = GOLDENS.weights()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -94,6 +97,11 @@ def system() -> CM3Leon:
     assert isinstance(system, CM3Leon)
     assert to_plain(system.config) == to_plain(sizes)
     return system
+
+
+@pytest.fixture(scope="module")
+def system() -> CM3Leon:
+    return build()
 
 
 def real(rows: Tensor) -> list[Sequence]:

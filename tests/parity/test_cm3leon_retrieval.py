@@ -20,11 +20,13 @@ from plait.nn.vqgan import VQGANConfig
 from plait.retrieval.memory import Embedded, Memory
 from plait.retrieval.select import diverse, query_dropout
 from plait.sequence import Sequence
+from plait.systems.base import Guidance
 from plait.systems.cm3leon import CM3LeonConfig, CM3LeonFormat
 from plait.text.bpe import BPE
 
 GOLDENS = Goldens("cm3leon")
 RANKED = 9  # of the places behind, gaps are within the noise
+
 
 def towers() -> CLIP:
     sizes: dict[str, Any] = GOLDENS.config["clip"]
@@ -183,10 +185,10 @@ def layouts(golden: Golden, tmp_path: Path) -> None:
     assert written(format.layout(last.behind(before))) == example["ids"]
     assert written(format.layout(last)) == [eos, *words[-1], brk, *pictures[-1], eos]
     asked = Document([last.text, Blank("image")])
-    prompt, nothing = format.streams(asked, 3.0).rows
+    prompt, nothing = format.streams(asked, Guidance(scale=3.0)).rows
     assert written(prompt) == [eos, *words[-1], brk] and written(nothing) == [eos, mask, brk]
     front = example["ids"][: -len(words[-1]) - len(pictures[-1]) - 2]
-    prompt, nothing = format.streams(asked.behind(before), 3.0).rows
+    prompt, nothing = format.streams(asked.behind(before), Guidance(scale=3.0)).rows
     assert written(prompt) == [*front, *words[-1], brk] and written(nothing) == [*front, mask, brk]
     described = format.layout(Document([Blank("text"), last.images[0]]), open=True)
     assert written(described) == [eos, mask, brk, *pictures[-1], eos, ids["infill"]]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from plait.config import to_plain
 from plait.document import Blank, Document, Image, Turn, Video
 from plait.errors import ConfigError, DocumentError
 from plait.sequence import OWN_INPUT, Sequence, Slot
-from plait.systems.base import Emitted, Forced, Grammar, Next, Stop
+from plait.systems.base import Contrast, Emitted, Forced, Grammar, Guidance, Next, Stop
 from plait.systems.cm3leon import (
     CM3LEON_7B,
     CM3LEON_350M,
@@ -326,15 +327,34 @@ def test_image_to_text_and_blanks(format: CM3LeonFormat, picture: Picture) -> No
     assert second == ["text: text eoss", "stop: filled"]
 
 
+def rows(format: CM3LeonFormat, document: Document, **guidance: Any) -> list[str]:
+    return [shown(format, row) for row in format.streams(document, Guidance(**guidance)).rows]
+
+
 def test_streams(format: CM3LeonFormat, picture: Picture) -> None:
-    plain = format.streams(Document(["a dog", DRAWN]), 1.0)
-    assert [shown(format, row) for row in plain.rows] == ["<eos>|a dog|<break>"]
-    guided = format.streams(Document(["a dog", DRAWN]), 3.0)
-    assert [shown(format, row) for row in guided.rows] == ["<eos>|a dog|<break>", "<eos>|<0>|<break>"]
-    assert guided.weights == {"text": (1.0, 0.0), "image": (3.0, -2.0)}
+    drawing = Document(["a dog", DRAWN])
+    assert rows(format, drawing) == ["<eos>|a dog|<break>"]
+    assert rows(format, drawing, scale=3.0) == ["<eos>|a dog|<break>", "<eos>|<0>|<break>"]
+    assert rows(format, drawing, contrast=Contrast(alpha=0.1)) == ["<eos>|a dog|<break>", "<eos>|<0>|<break>"]
     # Here the model itself says <break>, in both rows.
-    free = format.streams(Document("a dog"), 3.0)
-    assert [shown(format, row) for row in free.rows] == ["<eos>|a dog", "<eos>|<0>"]
+    assert rows(format, Document("a dog"), scale=3.0) == ["<eos>|a dog", "<eos>|<0>"]
+
+
+def test_rows_of_pictures_alone(format: CM3LeonFormat, picture: Picture) -> None:
+    a, b = picture(0), picture(1)
+    for pieces, expected in [
+        ([a, "make it red", DRAWN], "<eos>|[16]|<break>|<0>|<break>"),
+        (["edit", a, "make it red", DRAWN], "<eos>|<0>|<break>|[16]|<break>"),
+        ([a, "one", b, "two", DRAWN], "<eos>|[16]|<break>|<0>|<break>|[16]|<break>"),
+        ([a, DRAWN], "<eos>|<0>|<break>|[16]|<break>"),
+        ([a, "make it red"], "<eos>|[16]|<break>|<0>"),
+        (["make it red", a], "<eos>|<0>|<break>|[16]"),
+    ]:
+        full, alone, nothing = rows(format, Document(pieces), scale=7.5, image=1.5)
+        assert full == shown(format, format.layout(Document(pieces), open=True))
+        assert (alone, nothing) == (expected, "<eos>|<0>|<break>" if pieces[-1] == DRAWN else "<eos>|<0>")
+    with pytest.raises(DocumentError, match="image_guidance for a prompt of 0 pictures: leave it out"):
+        rows(format, Document(["a dog", DRAWN]), image=1.5)
 
 
 def test_documents_before_another_stand_in_front(format: CM3LeonFormat, picture: Picture) -> None:
@@ -345,9 +365,9 @@ def test_documents_before_another_stand_in_front(format: CM3LeonFormat, picture:
     assert shown(format, format.layout(own)) == f"{front}a dog|<break>|[16]|<eos>"
     asked = talk([picture(2), "what?"], "a dog").behind(before)
     assert shown(format, format.layout(asked)) == f"{front}what?|<0>|<break>|[16]|<eos>|<0>|a dog|<eoss>"
-    streams = format.streams(Document(["a dog", DRAWN]).behind(before), 3.0)
+    streams = format.streams(Document(["a dog", DRAWN]).behind(before), Guidance(scale=3.0))
     assert [shown(format, row) for row in streams.rows] == [f"{front}a dog|<break>", f"{front}<0>|<break>"]
-    free = format.streams(Document("a dog").behind(before), 3.0)
+    free = format.streams(Document("a dog").behind(before), Guidance(scale=3.0))
     assert [shown(format, row) for row in free.rows] == [f"{front}a dog", f"{front}<0>"]
 
 

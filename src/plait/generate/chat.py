@@ -189,7 +189,7 @@ class Chat:
         """How many elements of the prompt are cut."""
         if not settings.cut_prompt:
             return 0
-        longest = max(map(len, self.model.format.streams(document, settings.guidance).rows))
+        longest = max(map(len, self.model.format.streams(document, settings.guided).rows))
         return max(0, longest + settings.max_new_tokens - self.model.format.max_length)
 
     # -------------------------------------------------------------------------------------------- commands

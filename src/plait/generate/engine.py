@@ -8,9 +8,10 @@ the request's own generator, so that its ids do not depend on its neighbours.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -19,10 +20,22 @@ from torch import Tensor
 
 from plait.document import Document, Piece, Text
 from plait.errors import ConfigError, InputError
-from plait.generate.sampling import Rules, Sampling, draw, history
+from plait.generate.sampling import Joined, Rules, Sampling, draw, history
 from plait.nn.attention import KVCache
 from plait.sequence import Batch, Sequence
-from plait.systems.base import Emitted, Forced, Format, Grammar, Next, Stop, Streams, System
+from plait.systems.base import (
+    Contrast,
+    Emitted,
+    Forced,
+    Format,
+    Grammar,
+    Guidance,
+    Join,
+    Next,
+    Stop,
+    Streams,
+    System,
+)
 
 GREEDY = Sampling(temperature=0.0)
 PLAIN = Sampling()
@@ -36,6 +49,11 @@ class Settings:
     """Text tokens; pictures do not count, and one that has begun is always finished."""
     max_images: int = 1
     guidance: float = 1.0
+    """Of pictures: how far from what is drawn without the prompt; 1 is none (`Guidance`)."""
+    image_guidance: float | None = None
+    """Of edits: how far from what is drawn without the prompt's pictures; `guidance` is then that of its text alone."""
+    contrast: Contrast | None = None
+    """Pictures are drawn by contrastive decoding: with guidance, or without, against what is drawn without the prompt."""
     text: Sampling = GREEDY
     image: Sampling = PLAIN
     seed: int = 0
@@ -58,6 +76,11 @@ class Settings:
             raise ConfigError(f"beams {self.beams}: it must be at least 1")
         if self.stop == "" or not all(self.stop):
             raise ConfigError(f"stop {self.stop!r}: an empty sequence would end every reply; leave it out")
+
+    @property
+    def guided(self) -> Guidance:
+        """What decides about the rows of a request."""
+        return Guidance(scale=self.guidance, image=self.image_guidance, contrast=self.contrast)
 
     def sampling(self, kind: str) -> Sampling:
         """The settings for a run of a kind."""
@@ -113,7 +136,7 @@ class _Request:
     settings: Settings
     grammar: Grammar
     prompts: tuple[Sequence, ...]
-    weights: dict[str, tuple[float, ...]]
+    joins: Mapping[str, Join]
     random: np.random.Generator
     stops: tuple[tuple[int, ...], ...] = ()
     runs: list[Emitted] = field(default_factory=list)
@@ -185,7 +208,9 @@ class _Request:
 class _Controls:
     """What the present runs of the running requests are drawn with, besides logits."""
 
-    weights: Tensor  # (requests, rows): how rows are joined
+    head: Callable[[Tensor], Tensor]  # (rows, c) -> (rows, v): of the ids from `first` on
+    first: int
+    joined: Joined
     allowed: Tensor  # (requests, v)
     temperature: Tensor  # (requests,)
     top_p: Tensor  # (requests,)
@@ -201,7 +226,7 @@ def prompt(format: Format, document: Document, settings: Settings) -> Streams:
         DocumentError: the document cannot be laid out.
         InputError: it leaves no room.
     """
-    streams, limit = format.streams(document, settings.guidance), format.max_length
+    streams, limit = format.streams(document, settings.guided), format.max_length
     if settings.cut_prompt:
         kept = limit - settings.max_new_tokens
         if kept < 1:
@@ -254,7 +279,7 @@ class Engine:
             settings=settings,
             grammar=self.system.format.grammar(document, settings.max_images),
             prompts=streams.rows,
-            weights=dict(streams.weights),
+            joins=streams.joins,
             random=np.random.default_rng(settings.seed),
             stops=settings.stops(self.system.format),
             left=settings.max_new_tokens,
@@ -365,23 +390,15 @@ class Engine:
 
     def _draw(self, hidden: Tensor) -> None:
         """Draws one id for each request from the hidden states (n, c) of all rows."""
-        heads = {request.next.head for request in self._active if request.next}
         if self._controls is None:
             self._controls = self._prepare()
-        controls = self._controls
-        functions = list(dict.fromkeys(self.system.heads[head] for head in sorted(heads)))
-        if len(functions) > 1:
-            raise InputError(
-                f"runs of {len(functions)} heads in one step, 1 is supported: draw them in separate engines"
-            )
-        logits = functions[0](hidden).float()
-        if len(controls.weights) < len(hidden):  # some requests have several rows
-            logits = controls.weights @ logits  # (requests, v)
-        allowed = controls.allowed
+        controls, rules = self._controls, None
         if controls.rules is not None:
-            logits, allowed = controls.rules(logits, allowed, controls.said)
+            rules = partial(controls.rules, said=controls.said)
+        logits, allowed = controls.joined(controls.head(hidden).float(), controls.allowed, rules)
         uniform = torch.tensor([request.random.random() for request in self._active], device=logits.device)
         ids, logprobs = draw(logits, allowed, controls.temperature, controls.top_p, uniform.float(), controls.top_k)
+        ids += controls.first
         if controls.rules is not None:
             controls.said = torch.cat([controls.said, ids[:, None]], 1)
         for request, id, logprob in zip(self._active, ids.tolist(), logprobs.tolist(), strict=True):
@@ -392,30 +409,35 @@ class Engine:
                 request.stop = "max_length"
 
     def _prepare(self) -> _Controls:
-        """The joining weights, and the allowed ids and settings of the present runs."""
+        """How rows are joined, and the allowed ids and settings of the present runs."""
         device = self.system.device
-        rows = sum(len(request.prompts) for request in self._active)
-        weights = torch.zeros(len(self._active), rows)
-        at = 0
-        for i, request in enumerate(self._active):
-            assert request.next is not None
-            weights[i, at : at + len(request.prompts)] = torch.tensor(request.weights[request.next.kind])
-            at += len(request.prompts)
         steps = [request.next for request in self._active if request.next]
         sampling = [request.settings.sampling(step.kind) for request, step in zip(self._active, steps, strict=True)]
         allowed = torch.stack([step.allowed for step in steps])
         top_k = torch.tensor([s.top_k or 0 for s in sampling])
         until = [request.until for request in self._active]
         rules = Rules.of(sampling, until, [step.ends for step in steps], allowed.shape[-1], device)
+        every = range(allowed.shape[-1])
+        head, ids = self._head({step.head for step in steps}, every if rules else _within(allowed), every)
         return _Controls(
-            weights=weights.to(device),
-            allowed=allowed.to(device),
+            head=head,
+            first=ids.start,
+            joined=Joined.of([r.joins[step.kind] for r, step in zip(self._active, steps, strict=True)], device),
+            allowed=allowed[:, ids.start : ids.stop].to(device),
             temperature=torch.tensor([s.temperature for s in sampling], device=device),
             top_p=torch.tensor([s.top_p for s in sampling], device=device),
             top_k=top_k.to(device) if bool(top_k.any()) else None,
             rules=rules,
             said=history([request.said if rules else [] for request in self._active], device),
         )
+
+    def _head(self, kinds: set[str], ids: range, every: range) -> tuple[Callable[[Tensor], Tensor], range]:
+        """The head of runs of these kinds, and whose logits it gives: of `ids`, if they are few, or of all."""
+        heads = list(dict.fromkeys(self.system.heads[kind] for kind in sorted(kinds)))
+        if len(heads) > 1:
+            raise InputError(f"runs of {len(heads)} heads in one step, 1 is supported: draw them in separate engines")
+        few = self.system.narrowed(min(kinds), ids.start, ids.stop) if 2 * len(ids) <= len(every) else None
+        return (heads[0], every) if few is None else (few, ids)
 
     def _replies(self, ended: list[_Request]) -> list[Reply]:
         """Runs become pieces; the pictures of all requests that ended are drawn together."""
@@ -432,3 +454,9 @@ class Engine:
                     pieces.append(Text(text))
             replies.append(Reply(document=Document(pieces), runs=tuple(runs), stop=request.stop))
         return replies
+
+
+def _within(allowed: Tensor) -> range:
+    """From the first to the last id that any row of (n, v) allows."""
+    ids = allowed.any(0).nonzero().flatten().tolist()
+    return range(ids[0], ids[-1] + 1)

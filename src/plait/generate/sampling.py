@@ -1,12 +1,12 @@
 """Drawing the next id from logits.
 
-In the order of the published code (transformers 4.31): repetition penalty, n-grams, least length (`Rules`), then
-temperature, top-k, top-p (`draw`).
+In the order of the published code (transformers 4.31, Chameleon's for pictures): how rows are joined (`Joined`), with
+repetition penalty, n-grams, least length (`Rules`), then what is allowed, temperature, top-k, top-p (`draw`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from plait.errors import ConfigError
+from plait.systems.base import Join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,73 @@ def keep_top_p(probabilities: Float[Tensor, "n v"], top_p: Float[Tensor, " n"], 
     outside &= (top_p < 1)[:, None]  # a rounded sum may reach 1 before the last id
     outside[:, :least] = False
     return probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0.0)
+
+
+def contrast(
+    expert: Float[Tensor, "n v"],
+    amateur: Float[Tensor, "n v"],
+    allowed: Bool[Tensor, "n v"],
+    alpha: Float[Tensor, " n"],
+    k: Int[Tensor, " n"],
+) -> Float[Tensor, "n v"]:
+    """log p_expert - log p_amateur where p_expert is at least `alpha` times the `k`-th largest (`Contrast`), else -inf.
+
+    Both are the softmax over what is allowed. Rows with k = 0 keep the expert's logits.
+    """
+    likely, unlikely = (x.masked_fill(~allowed, -torch.inf).log_softmax(-1) for x in (expert, amateur))
+    largest = likely.topk(max(1, min(int(k.max()), likely.shape[-1]))).values
+    border = largest.gather(-1, k.clamp(1, largest.shape[-1])[:, None] - 1) + alpha.log()[:, None]
+    score = torch.where(allowed & (likely >= border), likely - unlikely, -torch.inf)
+    return torch.where((k > 0)[:, None], score, expert)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """How the logits of r rows become those of n requests."""
+
+    weights: Float[Tensor, "n r"]
+    amateur: Float[Tensor, "n r"] | None
+    """None: no request has a contrast."""
+    alpha: Float[Tensor, " n"]
+    k: Int[Tensor, " n"]
+    """0: this request has none."""
+
+    @classmethod
+    def of(cls, joins: Items[Join], device: torch.device, dtype: torch.dtype = torch.float32) -> Joined:
+        """Those of n requests, whose rows stand one behind the other."""
+        contrasts = [one.contrast for one in joins]
+        amateur = None
+        if any(contrasts):
+            amateur = _side_by_side([one.amateur or one.weights for one in joins]).to(device, dtype)
+        return cls(
+            weights=_side_by_side([one.weights for one in joins]).to(device, dtype),
+            amateur=amateur,
+            alpha=torch.tensor([one.alpha if one else 1.0 for one in contrasts], device=device, dtype=dtype),
+            k=torch.tensor([one.k if one else 0 for one in contrasts], device=device),
+        )
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "r v"],
+        allowed: Bool[Tensor, "n v"],
+        rules: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Float[Tensor, "n v"], Bool[Tensor, "n v"]]:
+        """What is drawn from, and what of it is allowed.
+
+        Args:
+            rules: what else they change, logits and allowed (n, v), before a contrast is taken.
+        """
+        n, r = self.weights.shape
+        joined = logits if n == r else self.weights @ logits
+        if rules is not None:
+            joined, allowed = rules(joined, allowed)
+        if self.amateur is not None:
+            joined = contrast(joined, self.amateur @ logits, allowed, self.alpha, self.k)
+        return joined, allowed
+
+
+def _side_by_side(rows: Items[tuple[float, ...]]) -> Tensor:
+    return torch.block_diag(*(torch.tensor([row], dtype=torch.float64) for row in rows))
 
 
 def distribution(

@@ -106,14 +106,89 @@ class Interleaved:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Contrastive decoding: ids are drawn by how much likelier an expert finds them than an amateur does.
+
+    score = log p_expert - log p_amateur on the ids whose p_expert is at least `alpha` times the `k`-th largest. k = 1
+    is CD (arXiv 2210.15097), which is nearly greedy; more is CM3Leon's CD-K. The paper gives neither number.
+    """
+
+    alpha: float
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 1:
+            raise ConfigError(f"contrast with alpha {self.alpha}: it must be above 0 and at most 1")
+        if self.k < 1:
+            raise ConfigError(f"contrast with k {self.k}: it must be at least 1, which is plain contrastive decoding")
+
+
+@dataclass(frozen=True)
+class Join:
+    """How the logits of a request's rows become one: a weight for each row; under a contrast, the amateur's too."""
+
+    weights: tuple[float, ...]
+    amateur: tuple[float, ...] = ()
+    contrast: Contrast | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Streams:
-    """The rows of one request, and how their logits are joined: for each kind of run, a weight for each row.
+    """The rows of one request, and how their logits are joined for each kind of run.
 
     The first row is the request itself. What is emitted is appended to every row.
     """
 
     rows: tuple[Sequence, ...]
-    weights: Mapping[str, tuple[float, ...]]
+    joins: Mapping[str, Join]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """What pictures are drawn from, besides the prompt's own row: f of the prompt, i of its pictures, u of nothing.
+
+    Logits are u + scale (f - u), or u + image (i - u) + scale (f - i) for edits (InstructPix2Pix, 2211.09800; order of
+    rows and formula as in Chameleon's code). Under a contrast these are the expert's, and u the amateur's.
+    """
+
+    scale: float = 1.0
+    image: float | None = None
+    contrast: Contrast | None = None
+
+    def __str__(self) -> str:
+        if self.scale != 1:
+            return f"guidance {self.scale}"
+        return "a contrast" if self.contrast else f"image_guidance {self.image}"
+
+    @property
+    def plain(self) -> bool:
+        """Whether the prompt's own row is all there is."""
+        return self.scale == 1 and self.image is None and self.contrast is None
+
+    def streams(
+        self, prompt: Sequence, nothing: Callable[[], Sequence], pictures: Callable[[], Sequence] | None = None
+    ) -> Streams:
+        """The rows that are needed, and their joins; text is said by the prompt's row alone.
+
+        Args:
+            nothing: makes the row without the prompt.
+            pictures: makes the row of the prompt's pictures without its text.
+
+        Raises:
+            ConfigError: guidance by pictures, of a system that has no row for them.
+        """
+        if self.plain:
+            return Streams(rows=(prompt,), joins={"text": Join((1.0,)), "image": Join((1.0,))})
+        if self.image is None:
+            rows: tuple[Sequence, ...] = (prompt, nothing())
+            weights: tuple[float, ...] = (self.scale, 1 - self.scale)
+        elif pictures is None:
+            raise ConfigError(f"image_guidance {self.image}: this system has no row of pictures alone; leave it out")
+        else:
+            rows = (prompt, pictures(), nothing())
+            weights = (self.scale, self.image - self.scale, 1 - self.image)
+        alone = (1.0, *[0.0] * (len(rows) - 1))
+        return Streams(rows=rows, joins={"text": Join(alone), "image": Join(weights, alone[::-1], self.contrast)})
 
 
 OWN = "Apache-2.0"
@@ -233,17 +308,17 @@ class Format(ABC):
         """
         return {}
 
-    def streams(self, document: Document, guidance: float) -> Streams:
-        """The rows that answer a request: alone, or with an unconditional one for guidance.
+    def streams(self, document: Document, guidance: Guidance) -> Streams:
+        """The rows that answer a request: alone, or with those that guidance needs.
 
         The prompt alone, unless the system says what else it runs.
 
         Raises:
             ConfigError: guidance, of a system that has none.
         """
-        if guidance != 1:
-            raise ConfigError(f"guidance {guidance}: this system has no row without the prompt; leave it at 1")
-        return Streams(rows=(self.layout(document, open=True),), weights={"text": (1.0,), "image": (1.0,)})
+        if not guidance.plain:
+            raise ConfigError(f"{guidance}: this system has no row without the prompt; leave it out")
+        return Streams(rows=(self.layout(document, open=True),), joins={"text": Join((1.0,)), "image": Join((1.0,))})
 
     def write_files(self, directory: Path) -> None:  # noqa: B027  # many have nothing to write
         """Writes what the configuration does not hold, such as a text vocabulary."""
@@ -279,6 +354,13 @@ class System(nn.Module, ABC):
     @abstractmethod
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """Kind of target -> the head that predicts it from hidden states (..., c)."""
+
+    def narrowed(self, kind: str, first: int, last: int) -> Callable[[Tensor], Tensor] | None:
+        """A head for the ids first .. last - 1 alone, (..., c) to (..., last - first), where that saves time.
+
+        None: there is none, and all ids are asked for.
+        """
+        return None
 
     @abstractmethod
     def write(self, runs: Items[Emitted]) -> list[Image]:

@@ -34,14 +34,30 @@ from plait.nn.blocks import MLP, Block, Decoder, SquaredReLU
 from plait.nn.chameleon import ChameleonConfig, chameleon_decoder
 from plait.nn.clip import CLIP, CLIPConfig
 from plait.nn.norms import plain_layer_norm
+from plait.nn.packed import TiedEmbedding
 from plait.nn.positions import LearnedPositions, NoRotation, Rotary
 from plait.nn.vqgan import VQGAN, VQGANConfig
 from plait.sequence import Batch, Prepare, Sequence, Span, compact, picture, tokens
-from plait.systems.base import Emitted, Forced, Format, Grammar, Hidden, Next, Stop, Streams, System, sight, square
+from plait.systems.base import (
+    Emitted,
+    Forced,
+    Format,
+    Grammar,
+    Guidance,
+    Hidden,
+    Next,
+    Stop,
+    Streams,
+    System,
+    Towers,
+    sight,
+    square,
+)
 from plait.text.bpe import BPE
 
 READER = "vqgan"
 TOKENIZER = "tokenizer.json"
+CLIP_TOKENIZER = "clip_tokenizer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +68,8 @@ class CM3LeonConfig:
     width: int
     depth: int
     heads: int
+    hidden: int | None = None
+    """Width within the MLPs; None: 4 * width."""
     positions: int = 4096
     text_tokens: int = 56_320
     sentinels: int = 512
@@ -171,13 +189,13 @@ SIZES = {"tiny": TINY, "350m": CM3LEON_350M, "760m": CM3LEON_760M, "7b": CM3LEON
 class CM3Leon(System):
     """The whole system: image tokenizer, token embedding (also the output), positions, decoder."""
 
-    def __init__(self, config: CM3LeonConfig, text: BPE) -> None:
+    def __init__(self, config: CM3LeonConfig, text: BPE, clip_text: BPE | None = None) -> None:
         super().__init__()
         self.config = config
-        self.format = CM3LeonFormat(config, text)
+        self.format: CM3LeonFormat = CM3LeonFormat(config, text, clip_text)
         self.vocabulary = config.vocabulary
         self.image_tokenizer = VQGAN(config.image)
-        self.embed = nn.Embedding(len(self.vocabulary), config.width)
+        self.embed = TiedEmbedding(len(self.vocabulary), config.width)
         learned = LearnedPositions(config.positions, config.width, offset=2)
         self.positions = None if config.chameleon else learned
         self.places = LearnedPositions(config.image.codes_per_image, config.width, offset=1) if config.raster else None
@@ -235,7 +253,11 @@ class CM3Leon(System):
 
     def unembed(self, hidden: Float[Tensor, "*any c"]) -> Float[Tensor, "*any v"]:
         """Logits, by the embedding table itself (Chameleon: by a table of its own)."""
-        return nn.functional.linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
+        return self.embed.logits(hidden) if self.head is None else self.head(hidden)
+
+    def narrowed(self, kind: str, first: int, last: int) -> Callable[[Tensor], Tensor] | None:
+        """The rows of those ids: for codes, 8,192 of 65,536."""
+        return functools.partial(self.embed.logits, first=first, last=last) if self.head is None else None
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -249,6 +271,29 @@ class CM3Leon(System):
         with torch.no_grad():
             pixels = self.image_tokenizer.decode(ids - self.vocabulary.first_code).float().cpu().numpy()
         return [Image(images.from_array(values)) for values in pixels]
+
+    @property
+    def towers(self) -> Towers:
+        """The retriever's."""
+        if self.retriever is None or self.format.clip_text is None:
+            return super().towers
+        width = self.retriever.config.shared
+        return Towers(width=width, parts=("retriever",), texts=self._embed_texts, pictures=self._embed_pictures)
+
+    def _embed_texts(self, texts: Items[str]) -> Tensor:
+        """Each between the last two symbols of CLIP's vocabulary, its begin and end."""
+        assert self.retriever is not None and self.format.clip_text is not None
+        sizes, text = self.retriever.config.text, self.format.clip_text
+        begin, end = sizes.vocabulary - 2, sizes.vocabulary - 1
+        rows = [torch.tensor([begin, *text.encode(one)[: sizes.positions - 2], end]) for one in texts]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.device)
+        return self.retriever.text_features(ids.clamp(min=0), ids >= 0)
+
+    def _embed_pictures(self, pictures: Items[Image]) -> Tensor:
+        assert self.retriever is not None
+        side = self.retriever.config.image.image_size
+        pixels = [torch.from_numpy(images.to_clip(images.clip_square(one.open(), side))) for one in pictures]
+        return self.retriever.image_features(torch.stack(pixels).to(self.device, self.retriever.log_scale.dtype))
 
     @property
     def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
@@ -266,17 +311,20 @@ class CM3Leon(System):
         sizes = from_plain(CM3LeonConfig, config)
         text = BPE.read(directory / TOKENIZER)
         whole = len(text) == len(sizes.vocabulary)
-        return cls(sizes, text.behind(sizes.vocabulary.first_text) if whole else text)
+        clip_text = BPE.read(directory / CLIP_TOKENIZER) if sizes.retriever else None
+        return cls(sizes, text.behind(sizes.vocabulary.first_text) if whole else text, clip_text)
 
 
 class CM3LeonFormat(Format):
     """How CM3Leon lays documents out, and what it may say when."""
 
-    def __init__(self, config: CM3LeonConfig, text: BPE) -> None:
+    def __init__(self, config: CM3LeonConfig, text: BPE, clip_text: BPE | None = None) -> None:
         if len(text) > config.text_tokens:
             raise ConfigError(f"a BPE of {len(text)} tokens for text_tokens = {config.text_tokens}: raise text_tokens")
         self.config = config
         self.text = text
+        self.clip_text = clip_text
+        """That of the retriever."""
         self.vocabulary = config.vocabulary
 
     def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
@@ -337,19 +385,26 @@ class CM3LeonFormat(Format):
         """By the BPE."""
         return tuple(i + self.vocabulary.first_text for i in self.text.encode(text))
 
-    def streams(self, document: Document, guidance: float) -> Streams:
-        """The prompt; under guidance also `<eos> <mask> <break>`: logits = u + guidance (c - u), for pictures only.
+    def streams(self, document: Document, guidance: Guidance) -> Streams:
+        """The prompt; `<eos> <mask> <break>`, which is nothing; and its pictures, the first text `<mask>`, others left out.
 
-        The `<break>` is left to come with what is emitted, where the prompt does not end with it. Documents before it
-        stand in both rows: guidance is towards its own text.
+        The last `<break>` is left to come with what is emitted, where the prompt does not end with it. What the rows of
+        edits hold is not in the paper. Documents before it stand in all rows: guidance is towards its own text.
         """
-        prompt = self.layout(document, open=True)
-        if guidance == 1:
-            return Streams(rows=(prompt,), weights={"text": (1.0,), "image": (1.0,)})
-        draws = document.pieces[-1:] == (Blank("image"),)
-        nothing = self.layout(Document([Blank("text"), Blank("image")], before=document.before), open=True)
-        nothing = nothing if draws else nothing.cut(0, len(nothing) - 1)
-        return Streams(rows=(prompt, nothing), weights={"text": (1.0, 0.0), "image": (guidance, 1 - guidance)})
+        nothing, pictures = (functools.partial(self._row, document, keep) for keep in (False, True))
+        return guidance.streams(self.layout(document, open=True), nothing, pictures)
+
+    def _row(self, document: Document, pictures: bool) -> Sequence:
+        """A prompt without its text, or without anything."""
+        pieces, _ = _asked(document, open=True)
+        kept = [piece for piece in pieces if isinstance(piece, Image)] if pictures else []
+        if pictures and not kept:
+            raise DocumentError("image_guidance for a prompt of 0 pictures: leave it out, guidance alone does the same")
+        words = next((i for i, piece in enumerate(pieces) if isinstance(piece, Text) or piece == Blank("text")), 0)
+        before = sum(isinstance(piece, Image) for piece in pieces[:words]) if pictures else 0
+        rest = [*kept[:before], Blank("text"), *kept[before:], Blank("image")]
+        masked = self.layout(Document(rest, before=document.before), open=True)
+        return masked if pieces[-1:] == [Blank("image")] else masked.cut(0, len(masked) - 1)
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """Fill the blanks one by one; or go on: text up to <break> or <eos>, exactly n codes after <break>."""
@@ -403,8 +458,10 @@ class CM3LeonFormat(Format):
         return self.config.positions
 
     def write_files(self, directory: Path) -> None:
-        """The BPE."""
+        """The BPE, and the retriever's."""
         self.text.write(directory / TOKENIZER)
+        if self.clip_text is not None:
+            self.clip_text.write(directory / CLIP_TOKENIZER)
 
 
 def build(size: str) -> CM3Leon:
@@ -435,7 +492,7 @@ def _block(config: CM3LeonConfig, activation: nn.Module, rotation: nn.Module) ->
         attention_norm=plain_layer_norm(config.width),
         attention=SelfAttention(config.width, config.heads, rotation=rotation),
         mlp_norm=plain_layer_norm(config.width),
-        mlp=MLP(config.width, 4 * config.width, activation),
+        mlp=MLP(config.width, config.hidden or 4 * config.width, activation),
     )
 
 
