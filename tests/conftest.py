@@ -6,7 +6,7 @@ Plait is imported inside the fixtures: shapes are checked only in modules import
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from plait.document import Image
+    from plait.retrieval.embed import Embedder
     from plait.systems.cm3leon import CM3Leon, CM3LeonConfig
     from plait.text.bpe import BPE
 
@@ -135,3 +136,28 @@ def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Embedder:
+    """Towers without weights: 16 numbers of the letters of a text, and of the 2 x 2 pixels of a picture made small."""
+    import torch
+
+    from plait.retrieval.embed import Embedder
+    from plait.systems.base import Towers
+
+    def texts(texts: Sequence[str]) -> torch.Tensor:
+        counts = torch.zeros(len(texts), 16)
+        for i, text in enumerate(texts):
+            for letter in text:
+                counts[i, ord(letter) % 16] += 1
+        return torch.nn.functional.normalize(counts, dim=1)
+
+    def pictures(pictures: Sequence[Image]) -> torch.Tensor:
+        small = [np.asarray(picture.open().resize((2, 2))).reshape(-1) for picture in pictures]
+        pixels = torch.from_numpy(np.stack(small)).float()
+        return torch.nn.functional.normalize(torch.nn.functional.pad(pixels, (0, 4)), dim=1)
+
+    return Embedder(
+        Towers(width=16, parts=(), texts=texts, pictures=pictures), {"checkpoint": "none", "fingerprints": {}}
+    )

@@ -226,3 +226,21 @@ def test_the_bytes_of_a_picture(tmp_path: Path) -> None:
     found = [Image(source).content() for source in (path, str(path), b"bytes", Stored(), tmp_path / "none")]
     assert found == [b"file", b"file", b"bytes", b"stored", None]
     assert Image(PIL.Image.new("RGB", (1, 1))).content() is None
+
+
+def test_documents_stand_before_another() -> None:
+    first, second = Document(["a", Image(PIL.Image.new("RGB", (2, 2)))]), Document([Turn("user", "b")])
+    document = Document("c").behind([first, second])
+    assert document.before == (first, second) and document.text == "c" and not document.images
+    assert document.behind([]) == Document("c")
+    form = document.to_json()
+    assert [*form] == ["pieces", "before"]
+    again = Document.from_json(json.loads(json.dumps(form)))
+    assert [one.text for one in again.before] == ["a", "b"] and again.before[0].images[0].open().size == (2, 2)
+    talk = Document([Turn("user", "d")], before=[first])
+    assert Document.from_json(talk.to_json()).before[0].text == "a"
+    for wrong in (Document(["a", Blank()]), document):
+        with pytest.raises(DocumentError, match="neither blanks nor others before it"):
+            Document("c").behind([wrong])
+    with pytest.raises(DocumentError, match="'before' is a list, not dict"):
+        Document.from_json({"pieces": [], "before": {}})

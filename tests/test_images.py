@@ -301,3 +301,11 @@ def test_a_part_as_large_as_the_picture_is_the_picture() -> None:
 
     part = images.random_part(noise, Middle(np.random.PCG64(0)))
     assert np.array_equal(np.asarray(part), np.asarray(noise))
+
+
+def test_the_middle_for_clip() -> None:
+    """The long side is rounded down, where Chameleon's is rounded to the nearest."""
+    picture = PIL.Image.fromarray(np.arange(37 * 61, dtype=np.uint8).reshape(37, 61)).convert("RGB")
+    made = images.clip_square(picture, 16)
+    wide = picture.resize((26, 16), PIL.Image.Resampling.BICUBIC)  # 26.4
+    assert np.array_equal(np.asarray(made), np.asarray(wide)[:, 5:21])

@@ -26,6 +26,7 @@ from plait.sequence import (
     Target,
     compact,
     join,
+    pack_complete,
     pack_isolated,
     pack_stream,
     picture,
@@ -325,3 +326,16 @@ def test_codes_fill_the_places_of_their_pictures() -> None:
     assert batch.ids.tolist() == [[7, 0, 0, 8, 0, 0, 0]]
     assert batch.targets["code"].weight.tolist() == [1, 1, 0.5, 0.5, 1]
     assert picture("one", a, 2, weight=0).targets == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9), max_size=12), size=st.integers(2, 12))
+def test_complete_blocks_hold_whole_neighbours(lengths: list[int], size: int) -> None:
+    laid = [Sequence((tokens([i] * n),)) for i, n in enumerate(lengths)]
+    blocks = pack_complete(laid, size)
+    assert [id for block in blocks for id in block.ids()] == [i for i, n in enumerate(lengths) for _ in range(n)]
+    for i, block in enumerate(blocks):
+        assert len(block) <= size + 1 or len(set(block.ids().tolist())) == 1  # a long one is alone
+        if i:
+            first = int(block.ids()[0])
+            assert len(blocks[i - 1]) + lengths[first] > size + 1  # it had no room before

@@ -21,9 +21,10 @@ COMMANDS = {  # name -> class in plait.commands, or of data in plait.commands_da
     "score": ("Score", "Score predictions in a file against references in another."),
     "import": ("Import", "Make a checkpoint of published files."),
     "export": ("Export", "Write a checkpoint as published files, or its language model for transformers."),
-    "info": ("Info", "Tell what a run or a checkpoint is."),
+    "info": ("Info", "Tell what a run, a checkpoint or a memory is."),
     "data import": ("DataImport", "Turn a folder of pictures and words into shards."),
     "data curate": ("DataCurate", "Let a model describe pictures, as data for a second stage."),
+    "data memory": ("DataMemory", "Build a memory of documents that are found by what they show and say; search it."),
     "data inspect": ("DataInspect", "Count and measure a data directory, with a contact sheet."),
     "data shapes": ("DataShapes", "Write documents of the shapes world as shards."),
 }

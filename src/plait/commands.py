@@ -140,6 +140,12 @@ class Generate(Answering):
     """Half of the pictures with --guidance and --image-top-p, half by --contrast."""
     out: Path | None = None
     """Where pictures, and the reply as reply.json, are written."""
+    memory: Path | None = None
+    """Of `plait data memory`: what it holds on the prompt stands in front of it."""
+    retrieve: int = 2
+    """Documents of the memory that do."""
+    embed: str | None = None
+    """Run or checkpoint with the towers of the memory; by default where they were when it was built."""
 
     def __call__(self) -> None:
         """Generates, prints the text, writes the rest."""
@@ -149,6 +155,8 @@ class Generate(Answering):
         if (self.best_of > 1) != (self.judge is not None) or (self.halves and self.best_of < 2):
             raise InputError("--best-of above 1 and --judge CKPT go together, and --halves with both: give all or none")
         model = load(self.checkpoint, system=self.system)
+        if self.memory is not None:
+            model.retriever = self._retriever(self.memory)
         settings = self.settings(model)
         reply = self._best(model, document, settings) if self.judge else model.generate(document, settings)
         _write(reply.document, self.out)
@@ -163,6 +171,15 @@ class Generate(Answering):
         (found,) = candidates(model, [document], judge, each)
         print("scores: " + ", ".join(f"{score:.3f}" for score in found.scores), file=sys.stderr)
         return found.best
+
+    def _retriever(self, folder: Path) -> Any:
+        from plait.data.retrieved import open_memory
+        from plait.retrieval.embed import load_embedder
+        from plait.retrieval.retriever import Retriever
+
+        memory = open_memory(folder)
+        embedder = load_embedder(self.embed or memory.store.facts["embedder"]["checkpoint"])
+        return Retriever(memory=memory, embedder=embedder, count=self.retrieve)
 
     def _document(self) -> Any:
         from plait.document import Blank, Document, Image, Text, Turn
@@ -270,7 +287,7 @@ class Import:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of all weights; by default each keeps its own."""
     fresh: tuple[str, ...] = ()
-    """Parts to be trained, which no file is given of: of minigpt4, projection."""
+    """Parts to be trained, which no file is given of: of minigpt4, projection; of cm3leon, decoder."""
     manifest: Path | None = None
     """List of published keys and shapes: a dry run at full size, without weights, which prints JSON."""
 
@@ -322,7 +339,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Info:
-    """Tell what a run or a checkpoint is."""
+    """Tell what a run, a checkpoint or a memory is."""
 
     directory: Positional[str]
     verify: bool = False
@@ -331,8 +348,14 @@ class Info:
     def __call__(self) -> None:
         """Prints system, sizes, parts, licences, stage and step."""
         from plait.checkpoints.directory import code_state, find, note, read_description
+        from plait.retrieval.store import FACTS
         from plait.train.run import where
 
+        if (Path(self.directory) / FACTS).is_file():
+            from plait.retrieval.memory import Memory
+
+            table(self.directory, Memory(self.directory).rows())
+            return
         folder = find(self.directory)
         if self.verify:
             from plait.generate.model import load

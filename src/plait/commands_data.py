@@ -114,6 +114,106 @@ class DataShapes:
 
 
 @dataclass(frozen=True)
+class DataMemory:
+    """Build a memory of documents that are found by what they show and say; search it.
+
+    With --out, SOURCE is a data directory: its documents are embedded into OUT, which may have been begun before.
+    Without, SOURCE is a memory: it is told what it is, or what --query and --image find in it.
+    """
+
+    source: Positional[Path]
+    out: Path | None = None
+    """Folder of the memory."""
+    embed: str | None = None
+    """Run or checkpoint with a tower for texts and one for pictures; by default that of the memory."""
+    split: str | None = None
+    """Of SOURCE, or of --neighbours."""
+    raw: bool = False
+    """Compare averages of text and pictures as they are, rather than brought to length 1."""
+    half: bool = False
+    """Keep vectors in 16 bits."""
+    batch: int = 256
+    """Documents that are embedded together."""
+    query: str | None = None
+    """Text that documents are looked for by."""
+    image: Path | None = None
+    """Picture that they are looked for by; with --query, by both."""
+    count: int = 5
+    """Documents that are looked for."""
+    neighbours: Path | None = None
+    """Data directory for each of whose documents is kept beside the memory what stands before it in training."""
+    system: str | None = None
+    """file.py:Class of a system from outside the package; the file is run."""
+
+    def __call__(self) -> None:
+        """Builds, or searches, and prints what there is."""
+        asks = {"--query": self.query, "--image": self.image, "--neighbours": self.neighbours}
+        wrong = [flag for flag, value in asks.items() if value is not None]
+        if self.out is not None and wrong:
+            raise InputError(f"--out builds a memory and {wrong[0]} asks one: give {wrong[0]} with the memory, later")
+        if self.out is not None:
+            self._build(self.out)
+        elif self.neighbours is not None:
+            self._neighbours(self.neighbours)
+        elif self.query is not None or self.image is not None:
+            self._search()
+        else:
+            from plait.retrieval.memory import Memory
+
+            table(f"{self.source}", Memory(self.source).rows())
+
+    def _build(self, out: Path) -> None:
+        from plait.data.retrieved import open_memory, remember, shard_name
+        from plait.data.shards import ShardSource
+        from plait.retrieval.memory import Memory
+        from plait.retrieval.store import FACTS
+
+        source = ShardSource(self.source, self.split)
+        begun = (out / FACTS).is_file()
+        if not begun and self.embed is None:
+            raise InputError(f"{out}: a new memory needs towers; give --embed with a run or a checkpoint that has some")
+        memory = open_memory(out) if begun else None
+        embedder = self._embedder(memory)
+        if memory is None:
+            memory = Memory.create(
+                out,
+                embedder.towers.width,
+                dtype="float16" if self.half else "float32",
+                style="raw" if self.raw else "unit",
+                embedder=embedder.identity,
+            )
+        with _progress() as tell:
+            remember(memory, shard_name(source), source, embedder, batch=self.batch, tell=tell)
+        table(f"{out}", memory.rows())
+
+    def _search(self) -> None:
+        from plait.data.retrieved import open_memory
+        from plait.document import Document, Image
+
+        memory = open_memory(self.source)
+        asked = Document([*([self.query] if self.query else []), *([Image(self.image)] if self.image else [])])
+        found = memory.search(self._embedder(memory)([asked]).joined()[0], self.count)
+        rows = found.rows[0].tolist()
+        said = [f"{score:.4f}  {memory.said(row)}" for score, row in zip(found.scores[0].tolist(), rows, strict=True)]
+        table(f"{self.source}", [(str(row), line) for row, line in zip(rows, said, strict=True)])
+
+    def _neighbours(self, shards: Path) -> None:
+        from plait.data.retrieved import neighbours, open_memory, shard_name
+        from plait.data.shards import ShardSource
+
+        memory, source = open_memory(self.source), ShardSource(shards, self.split)
+        with _progress() as tell:
+            path = neighbours(memory, shard_name(source), source, self._embedder(memory), batch=self.batch, tell=tell)
+        print(path)
+
+    def _embedder(self, memory: Any) -> Any:
+        from plait.retrieval.embed import load_embedder
+
+        built_with = memory.store.facts["embedder"]["checkpoint"] if memory is not None else None
+        return load_embedder(str(self.embed or built_with), system=self.system)
+
+
+@dataclass(frozen=True)
 class DataCurate(Answering):
     """Let a model describe pictures, as data for a second stage: repaired by an endpoint, judged by rules and by you.
 

@@ -8,7 +8,8 @@ out in its own way (`plait.sequence`). The JSON form is
     {"turns": [{"role": "user", "pieces": [{"image": "cat.jpg"}, {"text": "What is it?"}]},
                {"role": "assistant", "pieces": [{"text": "A cat."}]}]}
 
-where an image is a path relative to the JSON file, or a `data:` address when it came from memory.
+where an image is a path relative to the JSON file, or a `data:` address when it came from memory. Documents that stand
+in front of it, as those that were retrieved, are a list of such forms under "before".
 """
 
 from __future__ import annotations
@@ -133,14 +134,20 @@ class Turn:
 class Document:
     """An ordered list of pieces, or of turns; strings are taken as text.
 
+    Args:
+        before: documents that are read before it, such as retrieved ones. They are none of its pieces.
+
     Raises:
-        DocumentError: pieces and turns are mixed.
+        DocumentError: pieces and turns are mixed; a document before it is incomplete, or has others before it.
     """
 
     pieces: tuple[Piece, ...]
     turns: tuple[Turn, ...]
+    before: tuple[Document, ...]
 
-    def __init__(self, content: Sequence[Piece | Turn | str] | Piece | Turn | str = ()) -> None:
+    def __init__(
+        self, content: Sequence[Piece | Turn | str] | Piece | Turn | str = (), *, before: Sequence[Document] = ()
+    ) -> None:
         items = [content] if isinstance(content, str | Text | Image | Video | Blank | Turn) else list(content)
         turns = [item for item in items if isinstance(item, Turn)]
         if turns and len(turns) != len(items):
@@ -153,6 +160,14 @@ class Document:
         ]
         object.__setattr__(self, "pieces", _pieces(flat))
         object.__setattr__(self, "turns", tuple(turns))
+        object.__setattr__(self, "before", tuple(before))
+        for one in self.before:
+            if one.before or any(isinstance(piece, Blank) for piece in one.pieces):
+                raise DocumentError("a document that stands before another has neither blanks nor others before it")
+
+    def behind(self, documents: Sequence[Document]) -> Document:
+        """The same document, with others before it in place of those that it had."""
+        return Document(self.turns or self.pieces, before=documents)
 
     def __iter__(self) -> Iterator[Piece]:
         return iter(self.pieces)
@@ -172,9 +187,11 @@ class Document:
 
     def to_json(self, root: str | Path = ".") -> dict[str, Any]:
         """The JSON form (see the module), for a file in `root`: relative paths of images are written from there."""
+        before = {"before": [document.to_json(root) for document in self.before]} if self.before else {}
         if self.turns:
-            return {"turns": [{"role": t.role, "pieces": [_to_json(p, root) for p in t.pieces]} for t in self.turns]}
-        return {"pieces": [_to_json(piece, root) for piece in self.pieces]}
+            turns = [{"role": t.role, "pieces": [_to_json(p, root) for p in t.pieces]} for t in self.turns]
+            return {"turns": turns, **before}
+        return {"pieces": [_to_json(piece, root) for piece in self.pieces], **before}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], root: str | Path = ".") -> Document:
@@ -183,11 +200,12 @@ class Document:
         Raises:
             DocumentError: the form is not as the module describes.
         """
-        if not isinstance(value, Mapping) or set(value) not in ({"pieces"}, {"turns"}):
+        if not isinstance(value, Mapping) or set(value) - {"before"} not in ({"pieces"}, {"turns"}):
             raise DocumentError(f"a document is one of 'pieces' or 'turns', not {_shown(value)}")
+        before = [cls.from_json(form, root) for form in _list(value, "before")] if "before" in value else []
         if "pieces" in value:
-            return cls([_from_json(piece, Path(root)) for piece in _list(value, "pieces")])
-        return cls([_turn(turn, Path(root)) for turn in _list(value, "turns")])
+            return cls([_from_json(piece, Path(root)) for piece in _list(value, "pieces")], before=before)
+        return cls([_turn(turn, Path(root)) for turn in _list(value, "turns")], before=before)
 
     @classmethod
     def read(cls, path: str | Path) -> Document:

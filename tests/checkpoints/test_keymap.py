@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.checkpoints.keymap import ZEROS, KeyMap, Stacked
+from plait.checkpoints.keymap import ZEROS, KeyMap, Stacked, Turned, reordered
 from plait.checkpoints.minigpt4 import vision_file
 from plait.errors import CheckpointError
 
@@ -165,3 +165,27 @@ def test_tensors_along_an_axis_of_their_own() -> None:
     assert written.keys() == file.keys() and all(torch.equal(written[key], tensor) for key, tensor in file.items())
     with pytest.raises(CheckpointError, match=r"a\.layer\.3\.q\.A has the shape \[4, 2\] but .* gives \[5, 2\]"):
         dict(table.read(file.items(), {"b.blocks.3.down": (2, 5, 2)}))
+
+
+def test_tensors_in_another_form() -> None:
+    table = KeyMap(
+        {
+            "{i}.qkv": reordered("layer.{i}.kvq", 2, 0, 1),
+            "out": Turned("proj", lambda tensor: tensor.T, lambda tensor: tensor.T),
+            "class": Turned("cls", lambda tensor: tensor[None], lambda tensor: tensor[0]),
+        }
+    ).under("a.", "b.")
+    file = {
+        "a.layer.3.kvq": torch.arange(6.0).view(6, 1).expand(6, 2).clone(),
+        "a.proj": torch.arange(6.0).view(2, 3),
+        "a.cls": torch.ones(4),
+    }
+    wanted = {"b.3.qkv": (6, 2), "b.out": (3, 2), "b.class": (1, 4)}
+    ours = dict(table.read(file.items(), wanted))
+    assert ours["b.3.qkv"][:, 0].tolist() == [4, 5, 0, 1, 2, 3]
+    assert ours["b.out"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert all(tuple(ours[name].shape) == shape and ours[name].is_contiguous() for name, shape in wanted.items())
+    written = dict(table.write(ours.items()))
+    assert written.keys() == file.keys() and all(torch.equal(written[key], tensor) for key, tensor in file.items())
+    report = table.report({key: tuple(tensor.shape) for key, tensor in file.items()}, {**wanted, "b.out": (4, 2)})
+    assert report.misshapen == {"a.proj": ((2, 3), (2, 4))}

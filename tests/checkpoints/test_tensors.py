@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,12 @@ def test_json(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("[1]")
     with pytest.raises(CheckpointError, match="holds a list, not an object"):
         read_json(tmp_path / "file")
+
+
+def test_a_program_of_torchscript_is_not_run(tmp_path: Path) -> None:
+    """OpenAI's CLIP comes as one. Written by hand: torch's own way to make one warns that it is deprecated."""
+    with zipfile.ZipFile(tmp_path / "ViT-B-32.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+        archive.writestr("archive/constants.pkl", b"")
+    with pytest.raises(CheckpointError, match=r"ViT-B-32.pt: is a program of TorchScript, which is not run: save"):
+        open_tensors(tmp_path / "ViT-B-32.pt")

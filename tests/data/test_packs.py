@@ -145,7 +145,7 @@ def test_what_lies_before_the_start_is_refused(data: Data, format: CM3LeonFormat
 # --------------------------------------------------------------------------------------------------- windows
 
 
-@pytest.mark.parametrize("policy", ["isolated", "stream"])
+@pytest.mark.parametrize("policy", ["isolated", "stream", "complete"])
 def test_every_document_of_a_window_stands_in_its_rows_once(format: CM3LeonFormat, policy: Any) -> None:
     elements = Elements(plain(texts(18), shuffle=False, policy=policy), format)
     rows = [row for k in range(12) for row in numbers(format, elements[k])]

@@ -98,6 +98,15 @@ def test_every_kind_of_piece(tmp_path: Path) -> None:
     assert source.meta(0) == {} and source.meta(1) == {"topic": "é"}
 
 
+def test_documents_before_another(tmp_path: Path) -> None:
+    document = Document(["c", Image(picture(1))]).behind([Document(["a", Image(picture(2))]), Document("b")])
+    with ShardWriter(tmp_path / "out") as writer:
+        writer.add("0", document, {"more": 1})
+    source = ShardSource(tmp_path / "out")
+    assert [one.text for one in source[0].before] == ["a", "b"] and source.meta(0) == {"more": 1}
+    assert colour(source[0].images[0]) == 1 and colour(source[0].before[0].images[0]) == 2
+
+
 def test_documents_of_a_sample_share_its_members(tmp_path: Path) -> None:
     image = Image(picture(8))
     with ShardWriter(tmp_path / "out") as writer:

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plait.errors import ConfigError
-from plait.nn.quantise import CodebookUpkeep, MovingAverage, Observed, VectorQuantiser, nearest_rows, spread
+from plait.nn.quantise import (
+    CodebookUpkeep,
+    GumbelQuantiser,
+    MovingAverage,
+    Observed,
+    VectorQuantiser,
+    nearest_rows,
+    spread,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -165,3 +173,17 @@ def test_the_state_between_steps_is_all_in_the_state_dict() -> None:
         run(upkeep, quantiser, z, step)
         run(again, again_quantiser, z, step)
     assert torch.equal(quantiser.codebook.weight, again_quantiser.codebook.weight)
+
+
+def test_codes_by_logits() -> None:
+    quantiser = GumbelQuantiser(8, 4)
+    z = normal(2, 4, 3, 3).requires_grad_()
+    made, again = quantiser(z), quantiser(z)
+    assert torch.equal(made.ids, again.ids)  # no noise, though it trains
+    assert torch.equal(
+        made.ids, (z.movedim(1, -1) @ quantiser.logits.weight[:, :, 0, 0].T + quantiser.logits.bias).argmax(-1)
+    )
+    torch.testing.assert_close(made.vectors, quantiser.lookup(made.ids).movedim(-1, 1))
+    assert made.codebook.shape == made.commitment.shape == (2,)
+    made.vectors.square().sum().backward()
+    assert z.grad is not None and bool(z.grad.abs().sum() > 0)

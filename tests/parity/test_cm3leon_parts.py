@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import numpy as np
 import PIL.Image
 import pytest
 import torch
 from golden import MODULES, PIXELS, Golden, Goldens, assert_near
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from plait import images
 from plait.checkpoints.cm3leon import (
     CHAMELEON_APART_FILE,
     CHAMELEON_FILE,
-    CLIP_FILE,
     NamedIds,
     _chameleon_sizes,
 )

@@ -410,6 +410,29 @@ def test_rows_of_pictures_alone(format: CM3LeonFormat, picture: Picture) -> None
         rows(format, Document(["a dog", DRAWN]), image=1.5)
 
 
+def test_documents_before_another_stand_in_front(format: CM3LeonFormat, picture: Picture) -> None:
+    pair, words, said = Document(["one", picture(0)]), Document("two"), talk([picture(1), "three?"], "yes")
+    front = "<eos>|one|<break>|[16]|<break>|two|<break>|[16]|<break>|three?\nyes|<break>|"
+    before = [pair, words, said]
+    own = Document(["a dog", picture(2)]).behind(before)
+    assert shown(format, format.layout(own)) == f"{front}a dog|<break>|[16]|<eos>"
+    asked = talk([picture(2), "what?"], "a dog").behind(before)
+    assert shown(format, format.layout(asked)) == f"{front}what?|<0>|<break>|[16]|<eos>|<0>|a dog|<eoss>"
+    streams = format.streams(Document(["a dog", DRAWN]).behind(before), Guidance(scale=3.0))
+    assert [shown(format, row) for row in streams.rows] == [f"{front}a dog|<break>", f"{front}<0>|<break>"]
+    free = format.streams(Document("a dog").behind(before), Guidance(scale=3.0))
+    assert [shown(format, row) for row in free.rows] == [f"{front}a dog", f"{front}<0>"]
+
+
+def test_documents_before_another_have_their_own_weight(cm3leon_config: CM3LeonConfig, bpe: BPE) -> None:
+    format = CM3LeonFormat(replace(cm3leon_config, retrieved_weight=0.1), bpe)
+    document = Document("dog").behind([Document("cat")])
+    sequence = format.layout(document)
+    weights = np.concatenate([target.weight for span in sequence.spans for target in span.targets])
+    n = len(format.text.encode("cat")) + 1  # with <break>
+    np.testing.assert_allclose(weights, [1, *[0.1] * n, *[1] * (len(weights) - n - 1)])
+
+
 def test_the_text_of_a_run_is_without_symbols(format: CM3LeonFormat) -> None:
     voc = format.vocabulary
     ids = [voc.first_text + id for id in format.text.encode("a dög")]

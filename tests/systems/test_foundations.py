@@ -83,6 +83,17 @@ def test_texts_are_read_as_in_training(system: Foundations) -> None:
         torch.testing.assert_close(by_clip, system.similarities["clip"](PICTURES[:2], TEXTS)[0])
 
 
+def test_texts_that_are_too_long_keep_their_beginning(system: Foundations) -> None:
+    towers = system.towers
+    long = " ".join(TEXTS * 20)
+    with torch.no_grad():
+        cut, whole = towers.texts([long, TEXTS[0]]), towers.texts([long + " A red circle.", TEXTS[0]])
+    assert cut.shape == (2, towers.width)
+    torch.testing.assert_close(cut, whole)
+    torch.testing.assert_close(cut.norm(dim=1), torch.ones(2))
+    assert set(towers.parts) <= set(system.parts)
+
+
 def test_matching_looks_again_at_the_nearest(system: Foundations, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foundations, "LOOKED_AT", 1)
     with torch.no_grad():

@@ -112,6 +112,7 @@ def test_what_has_no_place_is_refused(picture: Picture) -> None:
         (Document([Turn("assistant", "no")]), "begins with the assistant"),
         (Document([Turn("system", "be kind"), *conversation(picture)]), "no place for a system turn"),
         (Document([Turn("user", "draw"), Turn("assistant", [picture(0)])]), "writes text alone"),
+        (Document([picture(0), "a dog"]).behind([Document("a cat")]), "no place for 1 documents before another"),
     ]
     for document, message in wrong:
         with pytest.raises(DocumentError, match=message):

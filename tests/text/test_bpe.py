@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,3 +60,14 @@ def test_an_unreadable_vocabulary_is_named(tmp_path: Path, content: str | None) 
 def test_half_a_surrogate_pair_and_half_a_character_are_shown_as_such(bpe: BPE) -> None:
     assert bpe.decode(bpe.encode("a\ud83d b")) == "a? b"  # JSON can hold it, UTF-8 cannot
     assert bpe.decode(bpe.encode("é")[:1]) == "\ufffd"
+
+
+def test_the_text_of_a_vocabulary_with_other_symbols_in_front() -> None:
+    text = BPE.train(TEXTS, 300)
+    content = json.loads(text._tokenizer.to_str())
+    names = {f"<{i}>": i for i in range(7)} | {name: id + 7 for name, id in content["model"]["vocab"].items()}
+    content["model"]["vocab"] = names
+    whole = BPE(tokenizers.Tokenizer.from_str(json.dumps(content)))
+    behind = whole.behind(7)
+    assert len(behind) == 300
+    assert behind.encode(TEXTS[1]) == text.encode(TEXTS[1]) == [id - 7 for id in whole.encode(TEXTS[1])]

@@ -47,7 +47,7 @@ from plait.nn.clip import CLIP as CLIPTowers
 from plait.nn.clip import CLIPConfig
 from plait.nn.vqgan import VQGAN as VQGANModule
 from plait.nn.vqgan import VQGANConfig
-from plait.systems.cm3leon import CM3LEON_350M, SIZES, TOKENIZER, CM3Leon, CM3LeonConfig, Vocabulary
+from plait.systems.cm3leon import CLIP_TOKENIZER, CM3LEON_350M, SIZES, TOKENIZER, CM3Leon, CM3LeonConfig, Vocabulary
 from plait.text.bpe import BPE
 
 DECODER_FILE = KeyMap(
@@ -151,9 +151,11 @@ def _decoder_sizes(shape: ShapeOf) -> dict[str, Any]:
     vocabulary, width = shape("decoder.embed_tokens.weight")
     depth = count(shape, "decoder.layers.{i}.self_attn.qkv_proj.weight")
     known = [size.heads for size in SIZES.values() if (size.width, size.depth) == (width, depth)]
-    heads = {"heads": known[0]} if known else {}
+    more = {"heads": known[0]} if known else {}
     positions = shape("decoder.embed_positions.weight")[0] - 2
-    return {"vocabulary": vocabulary, "width": width, "depth": depth, "positions": positions, **heads}
+    hidden = shape("decoder.layers.0.fc1.weight")[0]
+    more |= {"hidden": hidden} if hidden != 4 * width else {}
+    return {"vocabulary": vocabulary, "width": width, "depth": depth, "positions": positions, **more}
 
 
 def _chameleon_sizes(shape: ShapeOf, shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,11 +304,13 @@ class CM3LeonFiles(Published):
         }
         if retriever:
             plain["retriever"] = self._retriever(given[retriever])
-        files = _text_file([given[decoder], *given.values()])
+        files = _text_file([given[decoder], image])
         named = _named(files)
         if named:
             plain |= named.sizes
         config = from_plain(CM3LeonConfig, _with_vocabulary(plain, changes))
+        if config.retriever:
+            _check_clip_text(files.parent / CLIP_TOKENIZER, config.retriever)
         if named:
             _check_codes(files, named, config.vocabulary, image.path)
         tables = {
@@ -324,7 +328,7 @@ class CM3LeonFiles(Published):
             files=files.parent,
             licences=_licences(decoder, image, retriever),
             notes=tuple(_notes(given[decoder], decoder, config, changes)),
-            also=(files,),
+            also=(files, *([files.parent / CLIP_TOKENIZER] if retriever else [])),
         )
 
     def _which(self, given: Mapping[str, TensorFile]) -> tuple[str, str, str | None]:
@@ -386,8 +390,9 @@ class CM3LeonFiles(Published):
         if format == "hf":
             raise ConfigError("CM3Leon has no form in transformers: export the published files")
         added = [name for name in ("raster", "rotary") if getattr(config, name)]
-        added += ["image.local"] if config.image.local else []
-        added += ["activation"] if config.activation != "relu" else []
+        own = (("image.local", config.image.local), ("activation", config.activation == "squared_relu"))
+        added += [name for name, is_own in own if is_own]
+        added += ["image.groups"] if config.image.groups != CM3LEON_350M.image.groups else []
         if added:
             raise ConfigError(
                 f"{', '.join(added)} of this model have no place in the published files: keep Plait's own"
@@ -485,6 +490,17 @@ def _check_codes(file: Path, named: NamedIds, vocabulary: Vocabulary, image: Pat
             f"{file}: has {len(named.codes)} codes from id {min(named.codes)} on, but {image} has {vocabulary.codes}, "
             f"which stand in order from {vocabulary.first_code} on: give the VQGAN that the decoder was trained with"
         )
+
+
+def _check_clip_text(path: Path, config: CLIPConfig) -> None:
+    """Whether the retriever's tokenizer is there, and is of its size."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file: copy CLIP's tokenizer.json (openai/clip-vit-base-patch32) there, under this name"
+        )
+    found = len(BPE.read(path))
+    if found != config.text.vocabulary:
+        raise CheckpointError(f"{path}: has {found} tokens, but the retriever {config.text.vocabulary}: give its own")
 
 
 def _licences(decoder: str, image: TensorFile, retriever: str | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ import json
 import math
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -242,6 +243,11 @@ def _safetensors(path: Path) -> TensorFile:
 
 
 def _torch(path: Path, zipped: bool) -> TensorFile:
+    if zipped and _is_program(path):
+        raise CheckpointError(
+            f"{path}: is a program of TorchScript, which is not run: save the state_dict() of torch.jit.load of it, or "
+            "give the weights in transformers' form"
+        )
     names: list[str] = []
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -256,6 +262,11 @@ def _torch(path: Path, zipped: bool) -> TensorFile:
             foreign = tuple(dict.fromkeys(names))
             return TensorFile(path=path, files=(path,), specs=specs, read=tensors.__getitem__, foreign=foreign)
     raise CheckpointError(f"{path}: holds no tensors by name: give a file of weights")
+
+
+def _is_program(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _is_map(value: Any) -> bool:

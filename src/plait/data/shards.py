@@ -36,7 +36,7 @@ from plait.errors import DocumentError, ImageError, InputError
 SHARD_SIZE = 256 * 2**20  # bytes: few files, and each still quick to copy or to scan again
 MANIFEST = "manifest.json"
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
-_RESERVED = frozenset({"documents", "pieces", "turns", "caption", "meta"})
+_RESERVED = frozenset({"documents", "pieces", "turns", "before", "caption", "meta"})
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp", b"II*\0": "tif"}
 
 
@@ -378,9 +378,11 @@ def _with_images(document: Document, place: Callable[[Image], Image]) -> Documen
                 return Video(tuple(place(frame) for frame in frames), times)
         return piece
 
+    before = [_with_images(one, place) for one in document.before]
     if document.turns:
-        return Document([Turn(turn.role, [exchange(piece) for piece in turn.pieces]) for turn in document.turns])
-    return Document([exchange(piece) for piece in document.pieces])
+        turns = [Turn(turn.role, [exchange(piece) for piece in turn.pieces]) for turn in document.turns]
+        return Document(turns, before=before)
+    return Document([exchange(piece) for piece in document.pieces], before=before)
 
 
 def _attach(form: Any, members: Mapping[str, Member], where: str) -> Document:
@@ -399,7 +401,7 @@ def _attach(form: Any, members: Mapping[str, Member], where: str) -> Document:
     if not isinstance(form, Mapping):
         raise DocumentError(f"{where}: a document is an object, not {type(form).__name__}; write the shard again")
     try:
-        kinds = {name: form[name] for name in ("pieces", "turns") if name in form}
+        kinds = {name: form[name] for name in ("pieces", "turns", "before") if name in form}
         return _with_images(Document.from_json(kinds), attach)
     except DocumentError as error:
         raise DocumentError(f"{where}: {error}") from error

@@ -23,6 +23,7 @@ from plait.generate.engine import Engine, Reply, Settings
 from plait.generate.search import search
 from plait.nn.blocks import Decoder
 from plait.nn.packed import pack
+from plait.retrieval.retriever import Retriever
 from plait.sequence import Batch, Sequence
 from plait.systems.base import Contrast, Emitted, Format, System
 
@@ -67,11 +68,13 @@ class Model:
     Args:
         system: any system.
         rows: how many rows run at once; documents beyond wait.
+        retriever: puts documents of a memory in front of those that are answered.
     """
 
-    def __init__(self, system: System, rows: int = ROWS) -> None:
+    def __init__(self, system: System, rows: int = ROWS, retriever: Retriever | None = None) -> None:
         self.system = system.eval()
         self.rows = rows
+        self.retriever = retriever
 
     @property
     def format(self) -> Format:
@@ -125,6 +128,8 @@ class Model:
         asked = [documents] if isinstance(documents, Document) else list(documents)
         if not asked:
             return []
+        if self.retriever is not None:
+            asked = self.retriever(asked)
         if settings is None or isinstance(settings, Settings):
             first = _settings(settings, overrides)
             each = [replace(first, seed=first.seed + i) for i in range(len(asked))]
@@ -147,6 +152,7 @@ class Model:
         at the end only; what may become a stop sequence is held back until it is none.
         """
         settings = _settings(settings, overrides)
+        document = document if self.retriever is None else self.retriever(document)
         if settings.beams > 1:
             found = search(self.system, document, settings)
             yield from found

@@ -208,6 +208,20 @@ class Part:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """A pair of towers that put texts and pictures into one space, where they are compared by their products."""
+
+    width: int
+    """Of the vectors."""
+    parts: tuple[str, ...]
+    """The parts of the system that decide them."""
+    texts: Callable[[Items[str]], Tensor]
+    """(m, width) of length 1; of a text that is too long its beginning."""
+    pictures: Callable[[Items[Image]], Tensor]
+    """(m, width) of length 1."""
+
+
 def square(size: int, fast: bool = False) -> Prepare:
     """(3, size, size) in [-1, 1]: short side to `size` with Lanczos, then the centre; fast: `images.fast_square`."""
     return Prepare((3, size, size), _write_fast_square if fast else _write_square)
@@ -379,6 +393,15 @@ class System(nn.Module, ABC):
         Its blocks, unless it adds others.
         """
         return [(module, ()) for module in self.modules() if isinstance(module, Block)]
+
+    @property
+    def towers(self) -> Towers:
+        """The towers that it finds documents by.
+
+        Raises:
+            ConfigError: it has none, unless it says so.
+        """
+        raise ConfigError(f"{self.name} has no towers that compare texts with pictures: give a run of foundations/tiny")
 
     def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
         """The sequence of a document (`Format.layout`)."""

@@ -49,6 +49,7 @@ from plait.systems.base import (
     Stop,
     Streams,
     System,
+    Towers,
     sight,
     square,
 )
@@ -56,6 +57,7 @@ from plait.text.bpe import BPE
 
 READER = "vqgan"
 TOKENIZER = "tokenizer.json"
+CLIP_TOKENIZER = "clip_tokenizer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,8 @@ class CM3LeonConfig:
     width: int
     depth: int
     heads: int
+    hidden: int | None = None
+    """Width within the MLPs; None: 4 * width."""
     positions: int = 4096
     text_tokens: int = 56_320
     sentinels: int = 512
@@ -79,7 +83,9 @@ class CM3LeonConfig:
     their distance."""
     asked_weight: float = 1.0
     """Weight, as targets, of the words and pictures that an answer is about; answers have 1."""
-    activation: Literal["relu", "squared_relu"] = "relu"  # OPT's; the paper gives none
+    retrieved_weight: float = 1.0
+    """Weight, as targets, of documents that stand before another; 0.1 in RA-CM3 (arXiv 2211.12561)."""
+    activation: Literal["relu", "gelu", "squared_relu"] = "relu"  # OPT's; the paper gives none
     chameleon: ChameleonConfig | None = None
     """The successor's decoder in place of metaseq's: rotary positions alone, an output table of its own."""
     retriever: CLIPConfig | None = None
@@ -185,10 +191,10 @@ class CM3Leon(System):
 
     format: CM3LeonFormat
 
-    def __init__(self, config: CM3LeonConfig, text: BPE) -> None:
+    def __init__(self, config: CM3LeonConfig, text: BPE, clip_text: BPE | None = None) -> None:
         super().__init__()
         self.config = config
-        self.format = CM3LeonFormat(config, text)
+        self.format = CM3LeonFormat(config, text, clip_text)
         self.vocabulary = config.vocabulary
         self.image_tokenizer = VQGAN(config.image)
         self.embed = TiedEmbedding(len(self.vocabulary), config.width)
@@ -269,6 +275,29 @@ class CM3Leon(System):
         return [Image(images.from_array(values)) for values in pixels]
 
     @property
+    def towers(self) -> Towers:
+        """The retriever's."""
+        if self.retriever is None or self.format.clip_text is None:
+            return super().towers
+        width = self.retriever.config.shared
+        return Towers(width=width, parts=("retriever",), texts=self._embed_texts, pictures=self._embed_pictures)
+
+    def _embed_texts(self, texts: Items[str]) -> Tensor:
+        """Each between the last two symbols of CLIP's vocabulary, its begin and end."""
+        assert self.retriever is not None and self.format.clip_text is not None
+        sizes, text = self.retriever.config.text, self.format.clip_text
+        begin, end = sizes.vocabulary - 2, sizes.vocabulary - 1
+        rows = [torch.tensor([begin, *text.encode(one)[: sizes.positions - 2], end]) for one in texts]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.device)
+        return self.retriever.text_features(ids.clamp(min=0), ids >= 0)
+
+    def _embed_pictures(self, pictures: Items[Image]) -> Tensor:
+        assert self.retriever is not None
+        side = self.retriever.config.image.image_size
+        pixels = [torch.from_numpy(images.to_clip(images.clip_square(one.open(), side))) for one in pictures]
+        return self.retriever.image_features(torch.stack(pixels).to(self.device, self.retriever.log_scale.dtype))
+
+    @property
     def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
         """The blocks, and the image tokenizer, which is entered by what it is asked for."""
         return [*super().units, (self.image_tokenizer, ("encode", "decode"))]
@@ -284,17 +313,20 @@ class CM3Leon(System):
         sizes = from_plain(CM3LeonConfig, config)
         text = BPE.read(directory / TOKENIZER)
         whole = len(text) == len(sizes.vocabulary)
-        return cls(sizes, text.behind(sizes.vocabulary.first_text) if whole else text)
+        clip_text = BPE.read(directory / CLIP_TOKENIZER) if sizes.retriever else None
+        return cls(sizes, text.behind(sizes.vocabulary.first_text) if whole else text, clip_text)
 
 
 class CM3LeonFormat(Format):
     """How CM3Leon lays documents out, and what it may say when."""
 
-    def __init__(self, config: CM3LeonConfig, text: BPE) -> None:
+    def __init__(self, config: CM3LeonConfig, text: BPE, clip_text: BPE | None = None) -> None:
         if len(text) > config.text_tokens:
             raise ConfigError(f"a BPE of {len(text)} tokens for text_tokens = {config.text_tokens}: raise text_tokens")
         self.config = config
         self.text = text
+        self.clip_text = clip_text
+        """That of the retriever."""
         self.vocabulary = config.vocabulary
 
     def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
@@ -303,6 +335,7 @@ class CM3LeonFormat(Format):
         Answers of a conversation are blanks of its text, which stands before its pictures (paper, table 5); answers
         that hold a picture stand where they are said. An open document ends where the model is to go on: behind its
         last piece, behind `<break>` for a blank picture (blanks in text stay), else behind the first open `<infill>`.
+        Documents before it stand in front, with `<break>` between (paper, figure 9).
         """
         voc = self.vocabulary
         pieces, answers = _asked(document, open)
@@ -317,9 +350,25 @@ class CM3LeonFormat(Format):
         if open and blanks and blanks == len(answers):
             raise DocumentError(f"{blanks} blanks and {len(answers)} answers leave nothing to say: end with a question")
         spans = [tokens([voc.eos])]
+        for one in document.before:
+            spans += self._spans(_runs(_as_said(one)), self.config.retrieved_weight)
+            spans.append(tokens([voc.brk], weight=self.config.retrieved_weight))
+        spans += self._spans(_runs(pieces), self.config.asked_weight if answers else 1.0)
+        if open and (drawn or not blanks):
+            return Sequence(compact(spans), "prompt")
+        spans.append(tokens([voc.eos]))
+        for i, answer in enumerate(answers):
+            spans += [tokens([voc.first_sentinel + i], weight=0), self._text(answer), tokens([voc.eoss])]
+        if open:
+            spans.append(tokens([voc.first_sentinel + len(answers)]))
+        return Sequence(compact(spans))
+
+    def _spans(self, runs: Items[list[Text | Blank] | Image | None], weight: float) -> list[Span]:
+        """`text <break> codes ...`; a blank text is the next sentinel."""
+        voc = self.vocabulary
+        spans: list[Span] = []
         sentinel = voc.first_sentinel
-        weight = self.config.asked_weight if answers else 1.0
-        for i, run in enumerate(_runs(pieces)):
+        for i, run in enumerate(runs):
             if i:
                 spans.append(tokens([voc.brk], weight=weight))
             if isinstance(run, Image):
@@ -329,14 +378,7 @@ class CM3LeonFormat(Format):
                     self._text(piece.text, weight) if isinstance(piece, Text) else tokens([sentinel], weight=0)
                 )
                 sentinel += isinstance(piece, Blank)
-        if open and (drawn or not blanks):
-            return Sequence(compact(spans), "prompt")
-        spans.append(tokens([voc.eos]))
-        for i, answer in enumerate(answers):
-            spans += [tokens([voc.first_sentinel + i], weight=0), self._text(answer), tokens([voc.eoss])]
-        if open:
-            spans.append(tokens([voc.first_sentinel + len(answers)]))
-        return Sequence(compact(spans))
+        return spans
 
     def _text(self, text: str, weight: float = 1.0) -> Span:
         return tokens(self.text_ids(text), weight=weight)
@@ -349,7 +391,7 @@ class CM3LeonFormat(Format):
         """The prompt; nothing, `<eos> <mask> <break>`; and its pictures, with `<mask>` for the first text and no other.
 
         The last `<break>` is left to come with what is emitted, where the prompt does not end with it. What the rows of
-        edits hold is not in the paper.
+        edits hold is not in the paper. Documents before it stand in all rows: guidance is towards its own text.
         """
         nothing, pictures = (functools.partial(self._row, document, keep) for keep in (False, True))
         return guidance.streams(self.layout(document, open=True), nothing, pictures)
@@ -362,7 +404,8 @@ class CM3LeonFormat(Format):
             raise DocumentError("image_guidance for a prompt of 0 pictures: leave it out, guidance alone does the same")
         words = next((i for i, piece in enumerate(pieces) if isinstance(piece, Text) or piece == Blank("text")), 0)
         before = sum(isinstance(piece, Image) for piece in pieces[:words]) if pictures else 0
-        masked = self.layout(Document([*kept[:before], Blank("text"), *kept[before:], Blank("image")]), open=True)
+        rest = [*kept[:before], Blank("text"), *kept[before:], Blank("image")]
+        masked = self.layout(Document(rest, before=document.before), open=True)
         return masked if pieces[-1:] == [Blank("image")] else masked.cut(0, len(masked) - 1)
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
@@ -417,8 +460,10 @@ class CM3LeonFormat(Format):
         return self.config.positions
 
     def write_files(self, directory: Path) -> None:
-        """The BPE."""
+        """The BPE, and the retriever's."""
         self.text.write(directory / TOKENIZER)
+        if self.clip_text is not None:
+            self.clip_text.write(directory / CLIP_TOKENIZER)
 
 
 def build(size: str) -> CM3Leon:
@@ -439,7 +484,7 @@ def _decoder(config: CM3LeonConfig) -> Decoder:
 
 
 def _blocks(config: CM3LeonConfig) -> list[nn.Module]:
-    activation: nn.Module = SquaredReLU() if config.activation == "squared_relu" else nn.ReLU()
+    activation = {"relu": nn.ReLU(), "gelu": nn.GELU("tanh"), "squared_relu": SquaredReLU()}[config.activation]
     rotation = Rotary(config.width // config.heads, config.rotary) if config.rotary else NoRotation()
     return [_block(config, activation, rotation) for _ in range(config.depth)]
 
@@ -449,7 +494,7 @@ def _block(config: CM3LeonConfig, activation: nn.Module, rotation: nn.Module) ->
         attention_norm=plain_layer_norm(config.width),
         attention=SelfAttention(config.width, config.heads, rotation=rotation),
         mlp_norm=plain_layer_norm(config.width),
-        mlp=MLP(config.width, 4 * config.width, activation),
+        mlp=MLP(config.width, config.hidden or 4 * config.width, activation),
     )
 
 
@@ -460,9 +505,7 @@ def _asked(document: Document, open: bool) -> tuple[list[Piece], list[str]]:
         return list(document.pieces), []
     answers = [turn for turn in turns if turn.role == "assistant"]
     if any(not isinstance(piece, Text) for turn in answers for piece in turn.pieces):
-        said = [list(turn.pieces) for turn in turns if turn.pieces]
-        apart = [[Text("\n")] if isinstance(a[-1], Text) and isinstance(b[0], Text) else [] for a, b in pairwise(said)]
-        return [piece for turn, between in zip(said, [*apart, []], strict=True) for piece in [*turn, *between]], []
+        return _as_said(document), []
     text: list[Piece] = []
     for turn in turns:
         if turn.role == "assistant":
@@ -474,6 +517,13 @@ def _asked(document: Document, open: bool) -> tuple[list[Piece], list[str]]:
         text.append(Blank("text"))
     pictures = [piece for turn in turns for piece in turn.pieces if not isinstance(piece, Text)]
     return [*text, *pictures], [turn.text for turn in answers]
+
+
+def _as_said(document: Document) -> list[Piece]:
+    """The pieces in their order; texts of two turns in a row stand on lines of their own."""
+    said = [list(turn.pieces) for turn in document.turns if turn.pieces] or [list(document.pieces)]
+    apart = [[Text("\n")] if isinstance(a[-1], Text) and isinstance(b[0], Text) else [] for a, b in pairwise(said)]
+    return [piece for turn, between in zip(said, [*apart, []], strict=True) for piece in [*turn, *between]]
 
 
 def _runs(pieces: Items[Piece]) -> list[list[Text | Blank] | Image | None]:

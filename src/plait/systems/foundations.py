@@ -30,7 +30,7 @@ from plait.nn.clip import CLIP, CLIPConfig, CLIPTextConfig
 from plait.nn.qformer import QFormer, QFormerConfig, QFormerHeads, TextConfig
 from plait.nn.vit import ViT
 from plait.sequence import Batch
-from plait.systems.base import Emitted, Hidden, Part, System
+from plait.systems.base import Emitted, Hidden, Part, System, Towers
 from plait.systems.minigpt4 import CAPTION_END, READER, MiniGPT4, MiniGPT4Config
 from plait.systems.minigpt4 import TINY as MINIGPT4_TINY
 from plait.text.pieces import SentencePiece
@@ -124,10 +124,20 @@ class Foundations(System):
         }
 
     def _by_clip(self, pictures: Items[Image], texts: Items[str]) -> tuple[Tensor, Tensor]:
-        ids, real = self._padded(texts)
-        image, text = self.clip.image_features(self._pixels(pictures)), self.clip.text_features(ids, real)
-        likeness = self.clip.similarity(image, text)
+        towers = self.towers
+        likeness = self.clip.similarity(towers.pictures(pictures), towers.texts(texts))
         return likeness, likeness.T
+
+    @property
+    def towers(self) -> Towers:
+        """CLIP's."""
+        longest = self.config.clip.text.positions
+        return Towers(
+            width=self.config.clip.shared,
+            parts=("clip",),
+            texts=lambda texts: self.clip.text_features(*self._padded(texts, longest)),
+            pictures=lambda pictures: self.clip.image_features(self._pixels(pictures)),
+        )
 
     def _by_qformer(self, pictures: Items[Image], texts: Items[str]) -> tuple[Tensor, Tensor]:
         likeness = self._nearest(self.see(self._pixels(pictures)), *self._padded(texts))
@@ -152,10 +162,15 @@ class Foundations(System):
         prepare = self.format.preprocess()[READER]
         return torch.stack([torch.from_numpy(prepare(picture)) for picture in pictures]).to(self.device)
 
-    def _padded(self, texts: Items[str]) -> tuple[Tensor, Tensor]:
-        """(m, t) ids as in training, from the first symbol of a document to the end of the caption; which are real."""
+    def _padded(self, texts: Items[str], most: int | None = None) -> tuple[Tensor, Tensor]:
+        """(m, t) ids as in training, from the first symbol of a document to the end of the caption; which are real.
+
+        Args:
+            most: ids of a text; one that has more keeps its beginning and its last symbol.
+        """
         text = self.pieces
-        rows = [torch.tensor([text.bos, *text.encode(one + CAPTION_END)]) for one in texts]
+        whole = ([text.bos, *text.encode(one + CAPTION_END)] for one in texts)
+        rows = [torch.tensor(row if most is None or len(row) <= most else [*row[: most - 1], row[-1]]) for row in whole]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.device)
         return ids.clamp(min=0), ids >= 0
 

@@ -210,6 +210,10 @@ class MiniGPT4Format(Format):
         An open conversation is written as a chat, whose template differs from that of training (released code). In
         training, questions behind the first are read, each behind a `<s>` of its own, and every answer is predicted.
         """
+        if document.before:
+            raise DocumentError(
+                f"MiniGPT-4 has no place for {len(document.before)} documents before another: give none"
+            )
         if not document.turns:
             return self._caption(document, open)
         if open:
