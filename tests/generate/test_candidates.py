@@ -14,8 +14,10 @@ from plait.generate.candidates import candidates, halves, judge_of
 from plait.generate.engine import Settings
 from plait.generate.model import Model
 from plait.generate.sampling import Sampling
+from plait.recipes import foundations
 from plait.systems.base import Contrast
 from plait.systems.cm3leon import CM3Leon
+from plait.systems.foundations import TINY
 
 PROMPTS = [Document(["a small dog", Blank("image")]), Document(["a cat", Blank("image")])]
 NUCLEUS = Settings(guidance=3.0, image=Sampling(top_p=0.9), seed=5, contrast=Contrast(alpha=0.3, k=4))
@@ -78,3 +80,15 @@ def test_a_system_that_compares_is_a_judge(cm3leon: CM3Leon, picture: Callable[[
         judge_of(model, "clap")
     with pytest.raises(ConfigError, match="cm3leon compares no pictures with texts"):
         judge_of(Model(cm3leon))
+
+
+def test_the_clip_of_the_foundations_is_a_judge(cm3leon: CM3Leon) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        towers = Model(foundations.build(TINY, [PROMPTS[0]]))
+    (found,) = candidates(Model(cm3leon), PROMPTS[:1], judge_of(towers), [Settings()] * 3)
+    pictures = [reply.document.images[0] for reply in found.replies]
+    with torch.inference_mode():
+        likeness, _ = towers.system.similarities["clip"](pictures, ["a small dog"])  # type: ignore[operator]
+    assert found.scores == pytest.approx(likeness[:, 0].tolist(), abs=1e-5)
+    assert len(set(found.scores)) == 3
