@@ -180,6 +180,7 @@ def test_no_vector_is_lost_or_half_there(tmp_path: Path) -> None:
 
 def test_where_candidates_are_few_the_rest_is_marked(memory: Memory) -> None:
     pytest.importorskip("faiss")
+    assert memory.search(unit(1, 7), 5, "faiss").rows.shape == (1, 0)
     add(memory, embedded(3))
     found = memory.search(unit(1, 7), 5, "faiss")
     assert found.scores.isfinite().sum() == 3 and sorted(found.rows[0, :3].tolist()) == [0, 1, 2]
