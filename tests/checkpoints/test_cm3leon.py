@@ -26,6 +26,7 @@ from plait.checkpoints.cm3leon import (
     published,
 )
 from plait.checkpoints.keymap import KeyMap
+from plait.checkpoints.parts import diffusers_vqgan
 from plait.checkpoints.published import check_manifest, export, import_files
 from plait.config import to_plain
 from plait.document import Blank, Document, Image
@@ -34,7 +35,7 @@ from plait.generate.model import Model
 from plait.nn.chameleon import ChameleonConfig
 from plait.nn.clip import CLIPConfig, CLIPTextConfig
 from plait.nn.vit import VITConfig
-from plait.nn.vqgan import VQGANConfig
+from plait.nn.vqgan import VQGAN, VQGANConfig
 from plait.systems.cm3leon import CM3Leon, CM3LeonConfig
 from plait.text.bpe import BPE
 
@@ -52,6 +53,7 @@ IMAGE = VQGANConfig(
 )
 CONFIG = CM3LeonConfig(image=IMAGE, width=32, depth=2, heads=2, positions=96, text_tokens=300, sentinels=4)
 CHAMELEON = ChameleonConfig(hidden=48)
+DIFFUSERS_FILE = diffusers_vqgan(len(IMAGE.multipliers)).under(ours="image_tokenizer.")
 CLIP = CLIPConfig(
     image=VITConfig(image_size=16, patch=8, width=64, depth=1, heads=1, hidden=80, eps=1e-5),
     text=CLIPTextConfig(vocabulary=272, positions=10, width=64, depth=1, heads=1, hidden=80),
@@ -154,6 +156,7 @@ def same(a: CM3Leon, b: CM3Leon) -> None:
         (DECODER_FILE, GUMBEL_FILE, CLIP_FILE),
         (CHAMELEON_FILE, VQGAN_FILE, OPENAI_FILE),
         (CHAMELEON_APART_FILE, VQGAN_FILE, None),
+        (DECODER_FILE, DIFFUSERS_FILE, None),
     ],
 )
 def test_what_is_imported_comes_back(files: Make, decoder: KeyMap, image: KeyMap, clip: KeyMap | None) -> None:
@@ -164,6 +167,34 @@ def test_what_is_imported_comes_back(files: Make, decoder: KeyMap, image: KeyMap
     paths = export(given.folder / "imported", "published", given.folder / "published")
     again = Files(given.folder, given.system, paths, given.config)
     same(again.imported("again")[0], given.system)
+
+
+def test_diffusers_reads_what_its_table_writes() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    config = replace(IMAGE, channels=32, multipliers=(1, 2, 2), blocks=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, pixels = VQGAN(config).eval(), torch.rand(2, 3, 16, 16) * 2 - 1
+        torch.nn.init.normal_(model.quantiser.codebook.weight)
+    levels = range(len(config.multipliers))
+    kinds = ["Attn" if config.attends(level) else "" for level in levels]
+    peer = diffusers.VQModel(
+        down_block_types=[f"{kind}DownEncoderBlock2D" for kind in kinds],
+        up_block_types=[f"{kind}UpDecoderBlock2D" for kind in reversed(kinds)],
+        block_out_channels=[config.width(level) for level in levels],
+        layers_per_block=config.blocks,
+        latent_channels=config.latent_channels,
+        num_vq_embeddings=config.codes,
+        vq_embed_dim=config.code_width,
+        norm_num_groups=config.groups,
+    ).eval()
+    peer.load_state_dict(dict(diffusers_vqgan(len(levels)).write(model.state_dict().items())))
+    with torch.no_grad():
+        latents, ours = peer.encode(pixels).latents, model(pixels)
+        ids = peer.quantize(latents)[2][2]
+        drawn = peer.decode(latents).sample
+    assert torch.equal(ids, ours.quantised.ids.flatten())
+    assert (drawn - ours.pixels).abs().max() <= 5e-6 * drawn.abs().max()
 
 
 def test_an_import_draws(files: Make) -> None:

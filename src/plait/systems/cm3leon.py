@@ -402,7 +402,7 @@ class CM3LeonFormat(Format):
             raise DocumentError("image_guidance for a prompt of 0 pictures: leave it out, guidance alone does the same")
         words = next((i for i, piece in enumerate(pieces) if isinstance(piece, Text) or piece == Blank("text")), 0)
         before = sum(isinstance(piece, Image) for piece in pieces[:words]) if pictures else 0
-        rest = [*kept[:before], Blank("text"), *kept[before:], Blank("image")]
+        rest: list[Piece] = [*kept[:before], Blank("text"), *kept[before:], Blank("image")]
         masked = self.layout(Document(rest, before=document.before), open=True)
         return masked if pieces[-1:] == [Blank("image")] else masked.cut(0, len(masked) - 1)
 
