@@ -23,12 +23,16 @@ from plait.checkpoints.cm3leon import (
     GUMBEL_FILE,
     OPENAI_FILE,
     VQGAN_FILE,
+    _chameleon_sizes,
+    _decoder_sizes,
+    _image_sizes,
+    _with_vocabulary,
     published,
 )
 from plait.checkpoints.keymap import KeyMap
-from plait.checkpoints.parts import diffusers_vqgan
+from plait.checkpoints.parts import diffusers_vqgan, shape_of
 from plait.checkpoints.published import check_manifest, export, import_files
-from plait.config import to_plain
+from plait.config import from_plain, to_plain
 from plait.document import Blank, Document, Image
 from plait.errors import CheckpointError, ConfigError
 from plait.generate.model import Model
@@ -36,7 +40,7 @@ from plait.nn.chameleon import ChameleonConfig
 from plait.nn.clip import CLIPConfig, CLIPTextConfig
 from plait.nn.vit import VITConfig
 from plait.nn.vqgan import VQGAN, VQGANConfig
-from plait.systems.cm3leon import CM3Leon, CM3LeonConfig
+from plait.systems.cm3leon import CHAMELEON_7B, CM3LEON_7B, CM3LEON_350M, CM3LEON_760M, CM3Leon, CM3LeonConfig
 from plait.text.bpe import BPE
 
 SYSTEM = published()
@@ -359,6 +363,29 @@ def test_a_variant_of_our_own_has_no_published_form(changed: dict[str, Any], nam
         SYSTEM.exports(replace(CONFIG, **changed), "published")
     with pytest.raises(ConfigError, match="CM3Leon has no form in transformers"):
         SYSTEM.exports(CONFIG, "hf")
+
+
+def test_sizes_of_the_published_files() -> None:
+    """What is read from shapes alone is what the sizes of the system say."""
+    listed = {one["variant"]: one["keys"] for one in json.loads(MANIFEST.read_text())["files"]}
+    shapes = {name: {key: tuple(shape) for key, (shape, _) in keys.items()} for name, keys in listed.items()}
+    image = {"image": to_plain(CM3LEON_7B.image)}
+    for size, config in (("350M", CM3LEON_350M), ("760M", CM3LEON_760M), ("7B", CM3LEON_7B)):
+        found = shapes[f"cm3leon {size} (never published; metaseq layout)"]
+        plain = {**_decoder_sizes(shape_of(found)), **image}
+        assert from_plain(CM3LeonConfig, _with_vocabulary(plain, {})) == config
+    found = shapes["chameleon_7b"]
+    plain = {**_chameleon_sizes(shape_of(found), found, {}), "image": to_plain(CHAMELEON_7B.image)}
+    assert from_plain(CM3LeonConfig, _with_vocabulary(plain, {})) == CHAMELEON_7B
+    for name, image_config in (
+        ("chameleon_vqgan", CHAMELEON_7B.image),
+        ("cm3leon_image_tokenizer", CM3LEON_7B.image),
+        ("taming_vqgan_gumbel_f8_8192", replace(CM3LEON_7B.image, quantiser="gumbel")),
+    ):
+        assert from_plain(VQGANConfig, _image_sizes(shapes[name], name, {})) == image_config
+    grouped = {**found, "layers.0.attention.wqkv.weight": (4096 + 2 * 8 * 128, 4096)}
+    more = _chameleon_sizes(shape_of(grouped), grouped, {"swin_norm": True})["chameleon"]
+    assert from_plain(ChameleonConfig, more) == ChameleonConfig(hidden=11_008, key_heads=8, norms_behind=True)
 
 
 def test_the_manifest_is_clean() -> None:
