@@ -34,6 +34,7 @@ bench: $(STAMP)  ## Run the benchmarks that need no data; each writes benchmarks
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/memory_search.py
 	$(BIN)/python benchmarks/shapes.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/startup.py

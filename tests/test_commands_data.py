@@ -102,6 +102,11 @@ def test_half_and_raw_are_kept(towers: Path, shards: Path, tmp_path: Path) -> No
     ("words", "message"),
     [
         (["SHARDS", "--out", "o"], "a new memory needs towers; give --embed"),
+        (["SHARDS", "--out", "MEMORY", "--half"], "were settled when it was begun: leave them out"),
+        (
+            ["MEMORY", "--query", "a", "--embed", "OTHER"],
+            "was built with the towers of .*checkpoint, which .*other has",
+        ),
         (["SHARDS", "--out", "MEMORY", "--query", "a"], "--out builds a memory and --query asks one"),
         (["SHARDS"], "holds no memory; build one with: plait data memory SHARDS --out DIR"),
         (["absent", "--out", "o"], "absent: holds no shards"),
@@ -121,6 +126,8 @@ def test_wrong_input_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     places = {"SHARDS": str(shards), "MEMORY": str(memory), "TOWERS": str(towers)}
+    if "OTHER" in words:
+        places["OTHER"] = str(save(build(TINY, [Document("a")]), tmp_path / "other"))
     assert cli.main(["data", "memory", *(places.get(word, word) for word in words)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert re.search(message, lines[-1]) and len(lines) == 1

@@ -173,6 +173,8 @@ class DataMemory:
         if not begun and self.embed is None:
             raise InputError(f"{out}: a new memory needs towers; give --embed with a run or a checkpoint that has some")
         memory = open_memory(out) if begun else None
+        if memory is not None and (self.half or self.raw):
+            raise InputError(f"{out}: is a memory; --half and --raw were settled when it was begun: leave them out")
         embedder = self._embedder(memory)
         if memory is None:
             memory = Memory.create(
@@ -208,9 +210,13 @@ class DataMemory:
 
     def _embedder(self, memory: Any) -> Any:
         from plait.retrieval.embed import load_embedder
+        from plait.retrieval.retriever import check_towers
 
         built_with = memory.store.facts["embedder"]["checkpoint"] if memory is not None else None
-        return load_embedder(str(self.embed or built_with), system=self.system)
+        embedder = load_embedder(str(self.embed or built_with), system=self.system)
+        if memory is not None:
+            check_towers(memory, embedder)
+        return embedder
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import memory_search
 import numpy as np
 import pytest
 import torch
@@ -170,8 +171,16 @@ def test_an_index_and_what_came_after_it(memory: Memory, monkeypatch: pytest.Mon
     assert len(again.index()) == 750
 
 
+@pytest.mark.slow
+def test_no_vector_is_lost_or_half_there(tmp_path: Path) -> None:
+    told = memory_search.kills(tmp_path / "killed", 3)
+    assert told["acknowledged_vectors_lost"] == told["wrong_or_half_records"] == 0
+    assert told["vectors_at_the_end"] > 0
+
+
 def test_where_candidates_are_few_the_rest_is_marked(memory: Memory) -> None:
     pytest.importorskip("faiss")
+    assert memory.search(unit(1, 7), 5, "faiss").rows.shape == (1, 0)
     add(memory, embedded(3))
     found = memory.search(unit(1, 7), 5, "faiss")
     assert found.scores.isfinite().sum() == 3 and sorted(found.rows[0, :3].tolist()) == [0, 1, 2]

@@ -152,7 +152,7 @@ def neighbours(
         seed: of the words that are left out.
 
     Raises:
-        InputError: other towers than the memory's.
+        InputError: other towers than the memory's; another process appends, or finds neighbours.
     """
     check_towers(memory, embedder)
     selection = selection or Selection(dropout=0.2)
@@ -170,7 +170,7 @@ def neighbours(
     width = selection.most
     if path.is_file():
         return path
-    with partial.open("ab") as out:
+    with memory.appending(), partial.open("ab") as out:
         done = out.tell() // (8 * width)
         out.truncate(done * 8 * width)  # half a row
         for start in range(done, len(source), batch):

@@ -60,10 +60,8 @@ _FILES: Mapping[str, str] = {"float32": "vectors.f32", "float16": "vectors.f16"}
 _RECORDS, _BROKEN = "records.bin", "broken.jsonl"
 
 
-class Source(Protocol):
-    """Documents by index."""
-
-    def __len__(self) -> int: ...
+class Documents(Protocol):
+    """Documents by number, such as a source of training data."""
 
     def __getitem__(self, i: int, /) -> Document: ...
 
@@ -116,7 +114,7 @@ class Memory:
     """
 
     def __init__(
-        self, folder: str | Path, documents: Mapping[str, Source] | None = None, style: Style | None = None
+        self, folder: str | Path, documents: Mapping[str, Documents] | None = None, style: Style | None = None
     ) -> None:
         self.store = Store(folder)
         self.documents = dict(documents or {})
@@ -134,7 +132,7 @@ class Memory:
         dtype: Type = "float32",
         style: Style = "unit",
         embedder: Mapping[str, Any] | None = None,
-        documents: Mapping[str, Source] | None = None,
+        documents: Mapping[str, Documents] | None = None,
     ) -> Memory:
         """An empty one.
 
@@ -348,7 +346,7 @@ class Memory:
             raise ConfigError(f"index={index!r}: {hint(index, get_args(How))}")
         if queries.ndim != 2 or queries.shape[1] != self.width:
             raise InputError(f"queries of {list(queries.shape)} in a memory of width {self.width}: use its own towers")
-        if index == "exact" or (index == "auto" and len(self) <= EXACT):
+        if index == "exact" or (index == "auto" and len(self) <= EXACT) or not len(self):
             return Found(*exact(self.vectors, self.weights(), queries, count))
         return self._by_index(queries, count, cells)
 
