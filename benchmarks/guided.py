@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import PIL.Image
 import pairs
+import PIL.Image
 import results
 import torch
 from decoding import agree
@@ -115,8 +114,8 @@ def engine(model: Model) -> list[list[int]]:
 @torch.inference_mode()
 def two_passes(model: Any, ours: CM3Leon) -> list[list[int]]:
     """Guidance as it is often written: the conditional and the unconditional pass, one after the other."""
-    rows = [ours.format.layout(document, open=True).ids() for document in prompts()]
     voc = ours.vocabulary
+    rows = [ours.format.layout(document, open=True).ids().tolist() for document in prompts()]
     feeds = [torch.tensor(rows), torch.tensor([[voc.eos, voc.first_sentinel, voc.brk]] * BATCH)]
     caches: list[Any] = [None, None]
     barred = ~voc.allow(codes=True)
@@ -131,4 +130,61 @@ def two_passes(model: Any, ours: CM3Leon) -> list[list[int]]:
         ids = joined.masked_fill(barred, -torch.inf).argmax(-1)
         found.append(ids)
         feeds = [ids[:, None], ids[:, None]]
-    return torch.stack(found, 1).tolist()
+    drawn: list[list[int]] = torch.stack(found, 1).tolist()
+    return drawn
+
+
+def table(ours: CM3Leon, packed: bool) -> nn.Module:
+    """The output: all of it, or the packed rows of codes."""
+    voc, weight = ours.vocabulary, ours.embed.weight
+    if packed:
+        return PackedLinear(weight[voc.first_code : voc.eoss])
+    linear = nn.Linear(1, 1, bias=False, device="meta")
+    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    return linear
+
+
+@torch.inference_mode()
+def measure(size: str, codes: int, count: int, ways: tuple[str, ...]) -> dict[str, Any]:
+    """All figures of a size and a length."""
+    plain = system(size, codes)
+    reference = peer(plain)
+    models = {way: Model(system(size, codes)) for way in ways}
+    for way, model in models.items():
+        pack(model.system)
+        if way == "compiled":
+            model.system.decoder.compile_step()
+    bare = {"products": (plain, False), "packed products": (models[ways[0]].system, True)}
+    runs: dict[str, Callable[[], Any]] = {way: partial(engine, model) for way, model in models.items()}
+    runs["peer"] = partial(two_passes, reference, plain)
+    for name, (built, packed) in bare.items():
+        once = products(built.decoder.modules(), table(built, packed), 2 * BATCH, PROMPT + 2)
+        runs[name] = partial(once, codes)
+    times = pairs.rounds(runs, count, warm=1)
+    wanted = runs["peer"]()
+    found: dict[str, Any] = {"parameters": sum(p.numel() for p in reference.parameters())}
+    for way in ways:
+        others = {other: pairs.ratio(times, way, other) for other in ("peer", *bare)}
+        found[way] = others | {"same_ids": agree(runs[way](), wanted)}
+        print(size, codes, way, found[way], flush=True)
+    return found
+
+
+def main() -> None:
+    """Measures all, writes the figures."""
+    asked = argparse.ArgumentParser(description="Guided drawing against two passes of transformers.")
+    asked.add_argument("cases", nargs="*", default=CASES, help="SIZE-CODES of 10m, 100m and a square number")
+    asked.add_argument("--pairs", type=int, default=pairs.PAIRS, help="of 256 codes; of more, a third of them")
+    asked.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    given = asked.parse_args()
+    figures = {}
+    for case in given.cases:
+        size, codes = case.split("-")
+        count = given.pairs if int(codes) <= 256 else max(2, given.pairs // 3)
+        figures[case] = measure(size, int(codes), count, tuple(given.ways))
+    config = {"batch": BATCH, "prompt": PROMPT, "guidance": GUIDANCE, "threads": torch.get_num_threads(), "seed": 0}
+    print(results.write("guided", figures, config))
+
+
+if __name__ == "__main__":
+    main()

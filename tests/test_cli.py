@@ -157,6 +157,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "a", prompt="b", top_k=5, repetition_penalty=1.1, no_repeat_ngram=3, stop=("x", "y"), beams=4
             ),
         ),
+        (
+            "generate a --prompt b --draw --best-of 8 --judge c --halves --contrast 0.1 5 --image-guidance 1.5",
+            commands.Generate(
+                "a", prompt="b", draw=True, best_of=8, judge="c", halves=True, contrast=(0.1, 5), image_guidance=1.5
+            ),
+        ),
         ("generate a --preset b --stop x --stop y", commands.Generate("a", preset="b", stop=("x", "y"))),
         ("chat a --document b --out c --seed 1", commands.Chat("a", document=Path("b"), out=Path("c"), seed=1)),
         ("evaluate a --task b --limit 3", commands.Evaluate("a", "b", 3)),
@@ -358,6 +364,9 @@ def test_words_that_make_no_command_are_one_line(
         (["generate", "RUN", "--document", "DOCUMENT", "--prompt", "a"], "give one or the other"),
         (["generate", "RUN", "--document", "DOCUMENT", "--draw"], "give one or the other"),
         (["generate", "RUN", "--prompt", "a", "--top-p", "0"], "top_p 0.0: it must be above 0"),
+        (["generate", "RUN", "--prompt", "a", "--contrast", "2", "5"], "contrast with alpha 2.0: it must be above 0"),
+        (["generate", "RUN", "--prompt", "a", "--best-of", "4"], "--best-of above 1 and --judge CKPT go together"),
+        (["generate", "RUN", "--prompt", "a", "--best-of", "4", "--judge", "RUN"], "cm3leon compares no pictures"),
         (["generate", "RUN", "--prompt", "a", "--temperature", "-1"], "temperature -1.0: it must be at least 0"),
         (["generate", "RUN", "--prompt", "a " * 300], "fit"),
         (["generate", "RUN", "--prompt", "a", "--preset", "chat"], "no preset 'chat' of cm3leon; it has none"),

@@ -75,7 +75,11 @@ class Answering:
     max_images: int | None = None
     """Pictures that the reply may hold [1]."""
     guidance: float | None = None
-    """[1: none]"""
+    """Of pictures, by the prompt [1: none]."""
+    image_guidance: float | None = None
+    """Of edits, by the prompt's pictures; --guidance is then by its text [as --guidance]."""
+    contrast: tuple[float, int] | None = None
+    """ALPHA K: pictures by contrastive decoding, CD-K for a K above 1 [none]."""
     temperature: float | None = None
     """Of text [0: takes the likeliest]."""
     top_k: int | None = None
@@ -106,9 +110,12 @@ class Answering:
     def settings(self, model: Any, preset: str | None = None) -> Any:
         """Those of the preset, or of another where none is given, with what the flags say."""
         from plait.generate.model import Overrides
+        from plait.systems.base import Contrast
 
         flags = {name: getattr(self, name, None) for name in Overrides.__annotations__}
         given = {name: value for name, value in flags.items() if value not in (None, ())}
+        if self.contrast is not None:
+            given["contrast"] = Contrast(alpha=self.contrast[0], k=self.contrast[1])
         return model.settings(self.preset or preset, **given)
 
 
@@ -125,6 +132,12 @@ class Generate(Answering):
     """A JSON document instead of prompt and images."""
     draw: bool = False
     """Ask for a picture of the prompt, rather than for what comes next."""
+    best_of: int = 1
+    """Draw so many pictures, with seeds one behind the other, and keep the one that the judge likes best."""
+    judge: str | None = None
+    """A checkpoint that compares pictures with texts by CLIP."""
+    halves: bool = False
+    """Half of the pictures with --guidance and --image-top-p, half by --contrast."""
     out: Path | None = None
     """Where pictures, and the reply as reply.json, are written."""
     memory: Path | None = None
@@ -139,12 +152,25 @@ class Generate(Answering):
         from plait.generate.model import load
 
         document = self._document()
+        if (self.best_of > 1) != (self.judge is not None) or (self.halves and self.best_of < 2):
+            raise InputError("--best-of above 1 and --judge CKPT go together, and --halves with both: give all or none")
         model = load(self.checkpoint, system=self.system)
         if self.memory is not None:
             model.retriever = self._retriever(self.memory)
-        reply = model.generate(document, self.settings(model))
+        settings = self.settings(model)
+        reply = self._best(model, document, settings) if self.judge else model.generate(document, settings)
         _write(reply.document, self.out)
         print(f"({reply.stop})", file=sys.stderr)
+
+    def _best(self, model: Any, document: Any, settings: Any) -> Any:
+        from plait.generate.candidates import candidates, halves, judge_of
+        from plait.generate.model import load
+
+        judge = judge_of(load(str(self.judge)))
+        each = halves(settings, self.best_of) if self.halves else [settings] * self.best_of
+        (found,) = candidates(model, [document], judge, each)
+        print("scores: " + ", ".join(f"{score:.3f}" for score in found.scores), file=sys.stderr)
+        return found.best
 
     def _retriever(self, folder: Path) -> Any:
         from plait.data.retrieved import open_memory

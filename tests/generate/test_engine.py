@@ -59,6 +59,17 @@ def distribution(logits: Tensor, allowed: Tensor, sampling: Sampling) -> list[fl
     return [x / sum(kept) for x in kept]
 
 
+def joined(passes: list[Tensor], allowed: Tensor, settings: Settings) -> Tensor:
+    """What a picture is drawn from, by the formulas of guidance and contrast."""
+    logits = passes[0]
+    if settings.image_guidance is not None:
+        full, pictures, nothing = passes
+        logits = nothing + settings.image_guidance * (pictures - nothing) + settings.guidance * (full - pictures)
+    elif settings.guidance != 1:
+        logits = passes[1] + settings.guidance * (passes[0] - passes[1])
+    return contrasted(logits, passes[-1], allowed, settings.contrast) if settings.contrast else logits
+
+
 def contrasted(expert: Tensor, amateur: Tensor, allowed: Tensor, contrast: Contrast) -> Tensor:
     """log p_expert - log p_amateur where p_expert is large enough, from probabilities, in double precision."""
     expert, amateur = (x.double().masked_fill(~allowed, -torch.inf).softmax(-1) for x in (expert, amateur))
@@ -98,16 +109,7 @@ def naive(system: CM3Leon, document: Document, settings: Settings) -> Answer:
         runs.append(Emitted(step.kind))
         while True:
             passes = [full_pass(system, prompt + said)[-1] for prompt in prompts]
-            logits = passes[0]
-            if step.kind == "image" and settings.image_guidance is not None:
-                full, pictures, nothing = passes
-                logits = (
-                    nothing + settings.image_guidance * (pictures - nothing) + settings.guidance * (full - pictures)
-                )
-            elif step.kind == "image" and settings.guidance != 1:
-                logits = passes[1] + settings.guidance * (passes[0] - passes[1])
-            if step.kind == "image" and settings.contrast is not None:
-                logits = contrasted(logits, passes[-1], step.allowed, settings.contrast)
+            logits = joined(passes, step.allowed, settings) if step.kind == "image" else passes[0]
             sampling, u = settings.sampling(step.kind), random.random()
             if sampling.temperature == 0:
                 id, logprob = int(logits.masked_fill(~step.allowed, -torch.inf).argmax()), 0.0

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plait.errors import ConfigError
-from plait.generate.sampling import Rules, Sampling, draw, history, keep_top_k, keep_top_p, penalise, repeated
+from plait.generate.sampling import Rules, Sampling, contrast, draw, history, keep_top_k, keep_top_p, penalise, repeated
+from plait.systems.base import Contrast
 
 WEIGHTS = st.lists(st.integers(1, 1000), min_size=1, max_size=12)
 
@@ -216,3 +217,22 @@ def test_rows_have_their_own_settings() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Sampling(**settings)
+
+
+def test_contrast_takes_the_ids_that_the_expert_knows_better() -> None:
+    expert = torch.tensor([[0.0, 3.0, 2.9, 1.0, 9.0]]).repeat(4, 1)
+    amateur = torch.tensor([[0.0, 3.0, 0.0, -4.0, -9.0]]).repeat(4, 1)
+    allowed = torch.tensor([[True, True, True, True, False]]).repeat(4, 1)
+    alpha, k = torch.tensor([0.5, 0.05, 0.5, 1.0]), torch.tensor([1, 1, 3, 0])
+    score = contrast(expert, amateur, allowed, alpha, k)
+    kept = [[1, 2], [1, 2, 3], [1, 2, 3]]  # exp(-0.1) > 0.5; exp(-2) > 0.05; half of the third largest
+    assert [row.isfinite().nonzero().flatten().tolist() for row in score[:3]] == kept
+    assert score[:3].argmax(-1).tolist() == [2, 3, 3]
+    torch.testing.assert_close(score[0, 2] - score[0, 1], torch.tensor(2.9))
+    assert torch.equal(score[3], expert[3])  # no contrast
+
+
+def test_a_contrast_is_checked() -> None:
+    for alpha, k, message in [(0.0, 1, "alpha 0.0: it must be above 0"), (0.1, 0, "k 0: it must be at least 1")]:
+        with pytest.raises(ConfigError, match=message):
+            Contrast(alpha=alpha, k=k)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from plait.errors import InputError
-from plait.nn.packed import PackedLinear, pack
+from plait.nn.packed import PackedLinear, TiedEmbedding, pack
 
 X = torch.randn(2, 3, 24, generator=torch.Generator().manual_seed(0))
 
@@ -70,3 +70,25 @@ def test_other_precisions_and_devices_stay_as_they_are() -> None:
     for module in (double, away):
         pack(module)
         assert not any(isinstance(layer, PackedLinear) for layer in module.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_tied_table_gives_the_logits_of_a_range_of_ids(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    table, x = nn.Sequential(TiedEmbedding(40, 24)).to(dtype), X.to(dtype)
+    (tied,) = table
+    assert isinstance(tied, TiedEmbedding)
+    whole, held = x @ tied.weight.T, table.state_dict()
+    near = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.02}
+    for packed in (False, True):
+        if packed:
+            pack(table)
+        torch.testing.assert_close(tied.logits(x), whole, **near)
+        for first, last in ((4, 20), (4, 20), (30, 40)):
+            torch.testing.assert_close(tied.logits(x, first, last), whole[..., first:last], **near)
+    assert len(tied._packed or ()) == 3
+    assert table.state_dict().keys() == held.keys() and torch.equal(table.state_dict()["0.weight"], held["0.weight"])
+    assert tied(torch.tensor([3])).shape == (1, 24)
+    table.to(torch.float64)  # what was packed does not go along
+    assert tied.logits(x.double()).dtype == torch.float64

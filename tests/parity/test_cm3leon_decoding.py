@@ -44,7 +44,7 @@ class Letters(BPE):
 
 
 def read(prompt: list[int], system: CM3Leon, monkeypatch: pytest.MonkeyPatch) -> Document:
-    """The document of a prompt that ends with <break>, or with the end and <infill>; its pictures are of these codes."""
+    """The document of a prompt that ends with <break>, or with the end and <infill>; its pictures have these codes."""
     voc, runs = system.vocabulary, []
     drawn = prompt[-1] == voc.brk
     body = prompt[1:-1] if drawn else prompt[1:-2]

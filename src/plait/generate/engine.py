@@ -53,7 +53,7 @@ class Settings:
     image_guidance: float | None = None
     """Of edits: how far from what is drawn without the prompt's pictures; `guidance` is then that of its text alone."""
     contrast: Contrast | None = None
-    """Pictures are drawn by contrastive decoding: with guidance, or without, against what is drawn without the prompt."""
+    """Pictures are drawn by contrastive decoding, against what is drawn without the prompt."""
     text: Sampling = GREEDY
     image: Sampling = PLAIN
     seed: int = 0

@@ -25,10 +25,10 @@ from plait.nn.blocks import Decoder
 from plait.nn.packed import pack
 from plait.retrieval.retriever import Retriever
 from plait.sequence import Batch, Sequence
-from plait.systems.base import Emitted, Format, System
+from plait.systems.base import Contrast, Emitted, Format, System
 
 ROWS = 256
-"""Rows that run at once: a document needs one, or two under guidance."""
+"""Rows that run at once: a document needs one, or two or three under guidance."""
 
 
 class Overrides(TypedDict, total=False):
@@ -37,6 +37,8 @@ class Overrides(TypedDict, total=False):
     max_new_tokens: int
     max_images: int
     guidance: float
+    image_guidance: float | None
+    contrast: Contrast | None
     temperature: float
     top_k: int | None
     top_p: float

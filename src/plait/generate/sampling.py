@@ -226,7 +226,12 @@ class Joined:
 
 
 def _side_by_side(rows: Items[tuple[float, ...]]) -> Tensor:
-    return torch.block_diag(*(torch.tensor([row], dtype=torch.float64) for row in rows))
+    wide = torch.zeros(len(rows), sum(map(len, rows)), dtype=torch.float64)
+    at = 0
+    for out, row in zip(wide, rows, strict=True):
+        out[at : at + len(row)] = torch.tensor(row)
+        at += len(row)
+    return wide
 
 
 def distribution(

@@ -72,7 +72,7 @@ class TiedEmbedding(nn.Embedding):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TiedEmbedding:
         self._packed = None  # elsewhere, or in another precision
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 def pack(module: nn.Module) -> None:

@@ -386,7 +386,7 @@ class CM3LeonFormat(Format):
         return tuple(i + self.vocabulary.first_text for i in self.text.encode(text))
 
     def streams(self, document: Document, guidance: Guidance) -> Streams:
-        """The prompt; `<eos> <mask> <break>`, which is nothing; and its pictures, the first text `<mask>`, others left out.
+        """The prompt; nothing, `<eos> <mask> <break>`; and its pictures, with `<mask>` for the first text and no other.
 
         The last `<break>` is left to come with what is emitted, where the prompt does not end with it. What the rows of
         edits hold is not in the paper. Documents before it stand in all rows: guidance is towards its own text.
