@@ -23,19 +23,24 @@ from plait.checkpoints.cm3leon import (
     GUMBEL_FILE,
     OPENAI_FILE,
     VQGAN_FILE,
+    _chameleon_sizes,
+    _decoder_sizes,
+    _image_sizes,
+    _with_vocabulary,
     published,
 )
 from plait.checkpoints.keymap import KeyMap
+from plait.checkpoints.parts import diffusers_vqgan, shape_of
 from plait.checkpoints.published import check_manifest, export, import_files
-from plait.config import to_plain
+from plait.config import from_plain, to_plain
 from plait.document import Blank, Document, Image
 from plait.errors import CheckpointError, ConfigError
 from plait.generate.model import Model
 from plait.nn.chameleon import ChameleonConfig
 from plait.nn.clip import CLIPConfig, CLIPTextConfig
 from plait.nn.vit import VITConfig
-from plait.nn.vqgan import VQGANConfig
-from plait.systems.cm3leon import CM3Leon, CM3LeonConfig
+from plait.nn.vqgan import VQGAN, VQGANConfig
+from plait.systems.cm3leon import CHAMELEON_7B, CM3LEON_7B, CM3LEON_350M, CM3LEON_760M, CM3Leon, CM3LeonConfig
 from plait.text.bpe import BPE
 
 SYSTEM = published()
@@ -52,6 +57,7 @@ IMAGE = VQGANConfig(
 )
 CONFIG = CM3LeonConfig(image=IMAGE, width=32, depth=2, heads=2, positions=96, text_tokens=300, sentinels=4)
 CHAMELEON = ChameleonConfig(hidden=48)
+DIFFUSERS_FILE = diffusers_vqgan(len(IMAGE.multipliers)).under(ours="image_tokenizer.")
 CLIP = CLIPConfig(
     image=VITConfig(image_size=16, patch=8, width=64, depth=1, heads=1, hidden=80, eps=1e-5),
     text=CLIPTextConfig(vocabulary=272, positions=10, width=64, depth=1, heads=1, hidden=80),
@@ -154,6 +160,7 @@ def same(a: CM3Leon, b: CM3Leon) -> None:
         (DECODER_FILE, GUMBEL_FILE, CLIP_FILE),
         (CHAMELEON_FILE, VQGAN_FILE, OPENAI_FILE),
         (CHAMELEON_APART_FILE, VQGAN_FILE, None),
+        (DECODER_FILE, DIFFUSERS_FILE, None),
     ],
 )
 def test_what_is_imported_comes_back(files: Make, decoder: KeyMap, image: KeyMap, clip: KeyMap | None) -> None:
@@ -164,6 +171,34 @@ def test_what_is_imported_comes_back(files: Make, decoder: KeyMap, image: KeyMap
     paths = export(given.folder / "imported", "published", given.folder / "published")
     again = Files(given.folder, given.system, paths, given.config)
     same(again.imported("again")[0], given.system)
+
+
+def test_diffusers_reads_what_its_table_writes() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    config = replace(IMAGE, channels=32, multipliers=(1, 2, 2), blocks=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, pixels = VQGAN(config).eval(), torch.rand(2, 3, 16, 16) * 2 - 1
+        torch.nn.init.normal_(model.quantiser.codebook.weight)
+    levels = range(len(config.multipliers))
+    kinds = ["Attn" if config.attends(level) else "" for level in levels]
+    peer = diffusers.VQModel(
+        down_block_types=[f"{kind}DownEncoderBlock2D" for kind in kinds],
+        up_block_types=[f"{kind}UpDecoderBlock2D" for kind in reversed(kinds)],
+        block_out_channels=[config.width(level) for level in levels],
+        layers_per_block=config.blocks,
+        latent_channels=config.latent_channels,
+        num_vq_embeddings=config.codes,
+        vq_embed_dim=config.code_width,
+        norm_num_groups=config.groups,
+    ).eval()
+    peer.load_state_dict(dict(diffusers_vqgan(len(levels)).write(model.state_dict().items())))
+    with torch.no_grad():
+        latents, ours = peer.encode(pixels).latents, model(pixels)
+        ids = peer.quantize(latents)[2][2]
+        drawn = peer.decode(latents).sample
+    assert torch.equal(ids, ours.quantised.ids.flatten())
+    assert (drawn - ours.pixels).abs().max() <= 5e-6 * drawn.abs().max()
 
 
 def test_an_import_draws(files: Make) -> None:
@@ -328,6 +363,29 @@ def test_a_variant_of_our_own_has_no_published_form(changed: dict[str, Any], nam
         SYSTEM.exports(replace(CONFIG, **changed), "published")
     with pytest.raises(ConfigError, match="CM3Leon has no form in transformers"):
         SYSTEM.exports(CONFIG, "hf")
+
+
+def test_sizes_of_the_published_files() -> None:
+    """What is read from shapes alone is what the sizes of the system say."""
+    listed = {one["variant"]: one["keys"] for one in json.loads(MANIFEST.read_text())["files"]}
+    shapes = {name: {key: tuple(shape) for key, (shape, _) in keys.items()} for name, keys in listed.items()}
+    image = {"image": to_plain(CM3LEON_7B.image)}
+    for size, config in (("350M", CM3LEON_350M), ("760M", CM3LEON_760M), ("7B", CM3LEON_7B)):
+        found = shapes[f"cm3leon {size} (never published; metaseq layout)"]
+        plain = {**_decoder_sizes(shape_of(found)), **image}
+        assert from_plain(CM3LeonConfig, _with_vocabulary(plain, {})) == config
+    found = shapes["chameleon_7b"]
+    plain = {**_chameleon_sizes(shape_of(found), found, {}), "image": to_plain(CHAMELEON_7B.image)}
+    assert from_plain(CM3LeonConfig, _with_vocabulary(plain, {})) == CHAMELEON_7B
+    for name, image_config in (
+        ("chameleon_vqgan", CHAMELEON_7B.image),
+        ("cm3leon_image_tokenizer", CM3LEON_7B.image),
+        ("taming_vqgan_gumbel_f8_8192", replace(CM3LEON_7B.image, quantiser="gumbel")),
+    ):
+        assert from_plain(VQGANConfig, _image_sizes(shapes[name], name, {})) == image_config
+    grouped = {**found, "layers.0.attention.wqkv.weight": (4096 + 2 * 8 * 128, 4096)}
+    more = _chameleon_sizes(shape_of(grouped), grouped, {"swin_norm": True})["chameleon"]
+    assert from_plain(ChameleonConfig, more) == ChameleonConfig(hidden=11_008, key_heads=8, norms_behind=True)
 
 
 def test_the_manifest_is_clean() -> None:

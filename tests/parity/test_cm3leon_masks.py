@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import Any
@@ -156,14 +155,3 @@ def check_of(name: str) -> Callable[[Golden], None]:
 @pytest.mark.parametrize("name", CASES)
 def test_case(name: str) -> None:
     check_of(name)(GOLDENS[name])
-
-
-def test_draws_are_told_by_their_count() -> None:
-    """More than one span are drawn from the square of their number."""
-    counts = [
-        len(draw["uniform"])
-        for name in CASES
-        for draw in GOLDENS.cases[name]["settings"].get("draws", [])
-        if draw["uniform"]
-    ]
-    assert counts and all(math.isqrt(count) ** 2 == count for count in counts)

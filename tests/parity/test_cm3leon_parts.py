@@ -179,7 +179,7 @@ def preprocess_clip(golden: Golden) -> None:
 
 def fid_arithmetic(golden: Golden) -> None:
     found = frechet_distance(Moments.of(golden.given["a"]), Moments.of(golden.given["b"]))
-    assert found == pytest.approx(golden.wanted["fid"].item(), rel=1e-9)
+    assert found == pytest.approx(golden.wanted["fid"].item(), rel=1e-12)
 
 
 def vocab_translation(golden: Golden) -> None:

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 import torch
 from golden import MODULES, Golden, Goldens, assert_near
+from test_cm3leon_parts import clip
 from torch import Tensor
 
-from plait.checkpoints.parts import CLIP as CLIP_TABLE
 from plait.document import Blank, Document, Image
-from plait.nn.clip import CLIP, CLIPConfig, CLIPTextConfig
-from plait.nn.vit import VITConfig
 from plait.nn.vqgan import VQGANConfig
 from plait.retrieval.memory import Embedded, Memory
 from plait.retrieval.select import diverse, query_dropout
@@ -26,39 +24,6 @@ from plait.text.bpe import BPE
 
 GOLDENS = Goldens("cm3leon")
 RANKED = 9  # of the places behind, gaps are within the noise
-
-
-def towers() -> CLIP:
-    sizes: dict[str, Any] = GOLDENS.config["clip"]
-    text, vision = sizes["text_config"], sizes["vision_config"]
-    assert text["hidden_act"] == vision["hidden_act"] == "quick_gelu"
-    model = CLIP(
-        CLIPConfig(
-            image=VITConfig(
-                image_size=vision["image_size"],
-                patch=vision["patch_size"],
-                width=vision["hidden_size"],
-                depth=vision["num_hidden_layers"],
-                heads=vision["num_attention_heads"],
-                hidden=vision["intermediate_size"],
-                eps=vision["layer_norm_eps"],
-            ),
-            text=CLIPTextConfig(
-                vocabulary=text["vocab_size"],
-                positions=text["max_position_embeddings"],
-                width=text["hidden_size"],
-                depth=text["num_hidden_layers"],
-                heads=text["num_attention_heads"],
-                hidden=text["intermediate_size"],
-                eps=text["layer_norm_eps"],
-            ),
-            shared=sizes["projection_dim"],
-        )
-    )
-    published = {k.removeprefix("clip/"): v for k, v in GOLDENS.weights().items() if k.startswith("clip/")}
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(dict(CLIP_TABLE.read(published.items(), shapes)))
-    return model.eval()
 
 
 def real(ids: Tensor, end: int) -> Tensor:
@@ -85,7 +50,7 @@ def alike(rows: list[int], settings: dict[str, Any]) -> list[int]:
 
 def clip_retrieval(golden: Golden, tmp_path: Path) -> None:
     given, wanted, settings = golden.given, golden.wanted, golden.settings
-    model, end = towers(), settings["eos_token_id"]
+    model, end = clip(), settings["eos_token_id"]
     with torch.no_grad():
         text = model.text_features(given["bank_input_ids"], real(given["bank_input_ids"], end))
         pictures = model.image_features(given["bank_pixels"])

@@ -5,6 +5,7 @@
 | a decoder, as metaseq saves it | `DECODER_FILE` |
 | Chameleon's `consolidated.pth`, the successor's decoder | `CHAMELEON_FILE`, `CHAMELEON_APART_FILE` |
 | a VQGAN: taming's f16, Chameleon's `vqgan.ckpt`, latent-diffusion's f8 | `VQGAN_FILE` |
+| the same VQGANs as diffusers stores them (`VQModel`) | `diffusers_vqgan(levels)` |
 | taming's gumbel_f8, which chooses codes by logits | `GUMBEL_FILE` |
 | CLIP, the retriever, as transformers or as OpenAI stores it | `CLIP_FILE`, `OPENAI_FILE` |
 
@@ -35,6 +36,8 @@ from plait.checkpoints.parts import (
     ShapeOf,
     clip_sizes,
     count,
+    diffusers_sizes,
+    diffusers_vqgan,
     shape_of,
     state_of,
     vqgan_sizes,
@@ -110,10 +113,11 @@ CLIP_FILE = CLIP.under(ours="retriever.")
 OPENAI_FILE = OPENAI_CLIP.under(ours="retriever.")
 
 DECODER, CHAMELEON, WHOLE_CHAMELEON = "decoder", "chameleon", "chameleon-hf"
-TOKENIZERS = ("vqgan", "gumbel")
+TOKENIZERS = ("vqgan", "gumbel", "vqgan-diffusers")
 RETRIEVERS = ("clip", "clip-openai")
 
 CHAMELEON_TEXT = "text_tokenizer.json"
+_OF_DIFFUSERS = "encoder.down_blocks.0.resnets.0.conv1.weight"
 _CODE, _SYMBOL = re.compile(r"IMGIMG([A-J]+)Z"), re.compile(r"<.+>")
 _CHAMELEON_LICENCE = "Chameleon Research License, non-commercial"
 
@@ -127,11 +131,24 @@ _CHAMELEON_WHERE = "models/7b/consolidated.pth, with params.json (github.com/fac
 
 def _image_sizes(shapes: Mapping[str, Shape], where: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a VQGAN. Its resolution is no shape: 512 without attention in levels (Chameleon's), or 256."""
-    shape = shape_of(shapes, where=where)
     resolution = changes.get("resolution")
     if not isinstance(resolution, int):
-        resolution = 256 if any(".attn.0." in key for key in shapes) else 512
-    return vqgan_sizes(shape, resolution)
+        resolution = 256 if _attends(shapes) else 512
+    if _OF_DIFFUSERS in shapes:
+        return diffusers_sizes(shapes, resolution)
+    return vqgan_sizes(shape_of(shapes, where=where), resolution)
+
+
+def _attends(shapes: Mapping[str, Shape]) -> bool:
+    """Whether levels have attention, as all but Chameleon's."""
+    return any(".attn.0." in key or ("down_blocks" in key and "attentions" in key) for key in shapes)
+
+
+def _vqgan_table(shapes: Mapping[str, Shape]) -> KeyMap:
+    if _OF_DIFFUSERS not in shapes:
+        return GUMBEL_FILE if "quantize.embed.weight" in shapes else VQGAN_FILE
+    levels = count(shape_of(shapes), "encoder.down_blocks.{i}.resnets.0.conv1.weight")
+    return diffusers_vqgan(levels).under(ours="image_tokenizer.")
 
 
 def _vqgan(shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
@@ -264,18 +281,25 @@ class CM3LeonFiles(Published):
             hollow=_chameleon,
         ),
         Kind(
+            name="vqgan-diffusers",
+            sign=_OF_DIFFUSERS,
+            what="a VQGAN of diffusers",
+            where="the weights of a VQModel",
+            hollow=lambda shapes: (_vqgan(shapes), _vqgan_table(shapes)),
+        ),
+        Kind(
             name="vqgan",
             sign="quantize.embedding.weight",
             what="a VQGAN",
             where=_VQGAN_WHERE,
-            hollow=lambda shapes: (_vqgan(shapes), VQGAN_FILE),
+            hollow=lambda shapes: (_vqgan(shapes), _vqgan_table(shapes)),
         ),
         Kind(
             name="gumbel",
             sign="quantize.embed.weight",
             what="a VQGAN with Gumbel's quantiser",
             where=_VQGAN_WHERE,
-            hollow=lambda shapes: (_vqgan(shapes), GUMBEL_FILE),
+            hollow=lambda shapes: (_vqgan(shapes), _vqgan_table(shapes)),
         ),
         Kind(
             name="clip",
@@ -316,8 +340,7 @@ class CM3LeonFiles(Published):
         tables = {
             DECODER: DECODER_FILE,
             CHAMELEON: _chameleon_table(given[decoder].shapes),
-            "vqgan": VQGAN_FILE,
-            "gumbel": GUMBEL_FILE,
+            tokenizer: _vqgan_table(image.shapes),
             "clip": CLIP_FILE,
             "clip-openai": OPENAI_FILE,
         }
@@ -505,8 +528,7 @@ def _check_clip_text(path: Path, config: CLIPConfig) -> None:
 
 def _licences(decoder: str, image: TensorFile, retriever: str | None) -> dict[str, str]:
     """Of the parts that files hold."""
-    attends = any(".attn.0." in key for key in image.shapes)
-    licences = {"image_tokenizer": "MIT (CompVis)" if attends else _CHAMELEON_LICENCE}
+    licences = {"image_tokenizer": "MIT (CompVis)" if _attends(image.shapes) else _CHAMELEON_LICENCE}
     own = _CHAMELEON_LICENCE if decoder == CHAMELEON else "that of whoever trained it"
     licences |= dict.fromkeys(("embed", "decoder", "head" if decoder == CHAMELEON else "positions"), own)
     return licences | ({"retriever": "MIT (CLIP)"} if retriever else {})

@@ -6,6 +6,7 @@ Sizes are plain: a part of a configuration, from which what cannot be told is le
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,55 @@ GUMBEL_VQGAN = (
     KeyMap({"quantiser.logits.{w}": "quantize.proj.{w}", "quantiser.codebook.weight": "quantize.embed.weight"}) | VQGAN
 )
 """taming's f8, which chooses codes by logits."""
+
+
+_DIFFUSERS = (  # taming's -> its
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
+    (r"\.(down|up)\.(\d+)\.", r".\1_blocks.\2."),
+    (r"\.block\.", ".resnets."),
+    (r"\.attn\.", ".attentions."),
+    (r"\.(down|up)sample\.", r".\1samplers.0."),
+    (r"nin_shortcut", "conv_shortcut"),
+    (r"norm_out", "conv_norm_out"),
+    (r"(attentions\..+)\.norm\.", r"\1.group_norm."),
+    (r"(attentions\..+)\.([qkv])\.", r"\1.to_\2."),
+    (r"(attentions\..+)\.proj_out\.", r"\1.to_out.0."),
+)
+
+
+def diffusers_vqgan(levels: int) -> KeyMap:
+    """diffusers' names (`VQModel`): levels of its decoder are counted from the lowest, attention has plain matrices."""
+    table: dict[str, Source] = {}
+    for ours, theirs in _vqgan_names().items():
+        assert isinstance(theirs, str)
+        for level in range(levels) if "{i}" in ours else (0,):
+            key = theirs.replace("{i}", str(levels - 1 - level if theirs.startswith("decoder") else level))
+            for pattern, name in _DIFFUSERS:
+                key = re.sub(pattern, name, key)
+            mine = ours.replace("{i}", str(level))
+            matrix = re.search(r"to_\w+\.", key)
+            for kind in ("weight", "bias"):
+                filled = key.replace("{w}", kind)
+                table[mine.replace("{w}", kind)] = _point(filled) if matrix and kind == "weight" else filled
+    return KeyMap(table) | VQGAN
+
+
+def _point(key: str) -> Turned:
+    """A matrix that ours holds as a convolution of one place."""
+    return Turned(key, lambda tensor: tensor[..., None, None], lambda tensor: tensor[..., 0, 0])
+
+
+def diffusers_sizes(shapes: Mapping[str, Shape], resolution: int) -> dict[str, Any]:
+    """`vqgan_sizes` of a file with diffusers' names."""
+    taming = {"encoder.down_blocks": "encoder.down", "resnets": "block", "attentions.0.group_norm": "attn.0.norm"}
+    renamed = {}
+    for key, shape in shapes.items():
+        for old, new in taming.items():
+            key = key.replace(old, new)
+        renamed[key] = shape
+    return vqgan_sizes(shape_of(renamed), resolution)
 
 
 def _clip_blocks(ours: str, theirs: str) -> dict[str, Source]:
