@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as Items
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,32 +61,16 @@ def test_a_reply_without_a_picture_comes_last(cm3leon: CM3Leon) -> None:
         candidates(Model(cm3leon), PROMPTS[:1], lambda document, pictures: [0.0], [drawn] * 2)
 
 
-def test_a_system_that_compares_is_a_judge(cm3leon: CM3Leon, picture: Callable[[int], Image]) -> None:
-    asked: list[tuple[int, list[str]]] = []
-
-    def likeness(pictures: Items[Image], texts: Items[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        asked.append((len(pictures), list(texts)))
-        likeness = torch.arange(len(pictures)).float()[:, None]
-        return likeness, likeness.T
-
-    model = object.__new__(Model)
-    model.system = SimpleNamespace(name="towers", similarities={"clip": likeness})  # type: ignore[assignment]
-    judge = judge_of(model)
-    assert judge(PROMPTS[0], [picture(0), picture(1), picture(2)]) == [0.0, 1.0, 2.0]
-    assert asked == [(3, ["a small dog"])]
-    with pytest.raises(ConfigError, match="towers does not compare by 'clap'; did you mean 'clip'"):
-        judge_of(model, "clap")
-    with pytest.raises(ConfigError, match="cm3leon compares no pictures with texts"):
-        judge_of(Model(cm3leon))
-
-
-def test_the_clip_of_the_foundations_is_a_judge(cm3leon: CM3Leon) -> None:
+def test_towers_are_a_judge(cm3leon: CM3Leon) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        towers = Model(foundations.build(TINY, [PROMPTS[0]]))
-    (found,) = candidates(Model(cm3leon), PROMPTS[:1], judge_of(towers), [Settings()] * 3)
+        foundation = Model(foundations.build(TINY, [PROMPTS[0]]))
+    (found,) = candidates(Model(cm3leon), PROMPTS[:1], judge_of(foundation), [Settings()] * 3)
     pictures = [reply.document.images[0] for reply in found.replies]
+    towers = foundation.system.towers
     with torch.inference_mode():
-        likeness, _ = towers.system.similarities["clip"](pictures, ["a small dog"])  # type: ignore[operator]
-    assert found.scores == pytest.approx(likeness[:, 0].tolist(), abs=1e-5)
+        likeness = torch.cosine_similarity(towers.pictures(pictures), towers.texts(["a small dog"]))
+    assert found.scores == pytest.approx(likeness.tolist(), abs=1e-5)
     assert len(set(found.scores)) == 3
+    with pytest.raises(ConfigError, match="cm3leon has no towers"):
+        judge_of(Model(cm3leon))

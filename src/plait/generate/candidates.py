@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from plait.document import Document, Image
-from plait.errors import ConfigError, InputError, hint
+from plait.errors import ConfigError, InputError
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
 
@@ -89,25 +89,17 @@ def _judged(document: Document, replies: Items[Reply], judge: Judge) -> Candidat
     return Candidates(replies=tuple(replies), scores=tuple(scores))
 
 
-def judge_of(model: Model, way: str = "clip") -> Judge:
-    """How like the text of a prompt a picture is, by a system that compares pictures with texts.
-
-    Args:
-        model: its system has `similarities`, as that of `foundations/tiny` has.
-        way: which of them.
+def judge_of(model: Model) -> Judge:
+    """How like the text of a prompt a picture is: the cosine of what a system's towers make of them.
 
     Raises:
-        ConfigError: it compares nothing, or not in this way.
+        ConfigError: the system has no towers (`System.towers`).
     """
-    ways = getattr(model.system, "similarities", None)
-    if ways is None:
-        raise ConfigError(f"{model.system.name} compares no pictures with texts: give a judge that does")
-    if way not in ways:
-        raise ConfigError(f"{model.system.name} does not compare by {way!r}; {hint(way, ways)}")
+    towers = model.system.towers
 
     @torch.inference_mode()
     def judge(document: Document, pictures: Items[Image]) -> list[float]:
-        likeness: list[float] = ways[way](pictures, [document.text])[0][:, 0].float().tolist()
+        likeness: list[float] = (towers.pictures(pictures) @ towers.texts([document.text])[0]).float().tolist()
         return likeness
 
     return judge
