@@ -159,6 +159,13 @@ def test_two_trainings_give_the_same_vocabulary() -> None:
     assert SentencePiece.train(TEXTS, SIZE).model == PLAIN.model
 
 
+def test_symbols_are_one_piece_each() -> None:
+    text = SentencePiece.train(TEXTS, SIZE, symbols=["[INST]", "<Img>"])
+    assert len(text.encode("[INST] <Img>")) == 2
+    assert text.decode(text.encode("a [INST] a")) == "a [INST] a"
+    assert len(PLAIN.encode("[INST]")) > 1
+
+
 def test_training_learns_pieces_up_to_the_size() -> None:
     assert len(PLAIN) == SIZE
     assert len(SentencePiece.train(["ab"] * 4, 500)) < 300  # there is no more to learn

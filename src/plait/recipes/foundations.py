@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +178,8 @@ def _told(mix: dict[str, float]) -> Told:
 def build(config: FoundationsConfig, source: Source) -> Foundations:
     """Random weights, and pieces learned from the source's first texts. The caller seeds torch."""
     dialogue = INSTRUCTIONS[config.blip2.template]
-    frame = [f"{dialogue.before}{OPEN}{CLOSE} {dialogue.after}{dialogue.end}"] * TOKENIZER_TEXTS
-    lines = itertools.chain(frame, texts(source, TOKENIZER_TEXTS))
-    learned = SentencePiece.train(lines, config.blip2.language.vocabulary)
+    frame = f"{dialogue.before} {OPEN} {CLOSE} {dialogue.after}".split()
+    learned = SentencePiece.train(texts(source, TOKENIZER_TEXTS), config.blip2.language.vocabulary, frame)
     # By default the end symbol pads, and what pads is no target: no answer would ever end.
     return Foundations(config, SentencePiece(learned.model, pad=config.blip2.pad))
 

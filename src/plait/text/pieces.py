@@ -71,10 +71,13 @@ class SentencePiece:
         self._silent = frozenset({*self._special.values(), self.pad})
 
     @classmethod
-    def train(cls, texts: Iterable[str], size: int) -> SentencePiece:
+    def train(cls, texts: Iterable[str], size: int, symbols: Iterable[str] = ()) -> SentencePiece:
         """Learns at most `size` pieces from the lines of `texts`, with the settings of LLaMA.
 
         Three symbols and the 256 bytes are always among them, and nearly every character of the texts.
+
+        Args:
+            symbols: words that are one piece each, with the white space in front of them.
 
         Raises:
             ConfigError: no text, or more characters than `size` leaves room for.
@@ -94,6 +97,7 @@ class SentencePiece:
                 max_sentence_length=1 << 30,  # longer lines would be left out
                 num_threads=1,
                 minloglevel=2,
+                user_defined_symbols=[f"\u2581{symbol}" for symbol in symbols],
                 **_LLAMA,
             )
         except RuntimeError as error:
