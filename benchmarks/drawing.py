@@ -189,8 +189,11 @@ def reference(given: Given) -> Worth:
 @contextmanager
 def processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Of one thread each."""
-    with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    pool = ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,))
+    try:
         yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def spread(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -264,12 +267,13 @@ def main() -> None:
 
 def described(run: str, judge: str) -> dict[str, Any]:
     """Which models they were, and what distances are taken on."""
-    towers = model(judge).system.towers
+    system = model(judge).system
+    towers = system.towers
     parts = directory.read_description(directory.find(judge))["parts"]
     return {
         "run": Path(run).name,
         "judge": Path(judge).name,
-        "features": f"{' and '.join(towers.parts)} of foundations/tiny, {towers.width} wide, of length 1",
+        "features": f"{' and '.join(towers.parts)} of {system.name}, {towers.width} wide and of length 1",
         "fingerprint": {name: parts[name]["fingerprint"] for name in towers.parts},
     }
 

@@ -16,6 +16,7 @@ printed alone.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ from plait.train.run import where
 SEED = 20242
 NAME = "shapes"
 COUNTS = (0, 1, 2)
+FACTS = "training.json"
 WAYS = {"without": (0,), "with": COUNTS}
 """How many documents stand in front in training."""
 
@@ -69,7 +71,7 @@ class Given:
 
     def trained(self, way: str, seed: int) -> Path:
         """Where a trained system lies."""
-        return self.work / f"{way}-seed-{seed}"
+        return self.work / f"{way}-seed-{seed}-{self.steps}-steps"
 
 
 def end_of(run: str, stage: str) -> Path:
@@ -106,8 +108,8 @@ def shared(given: Given) -> int:
 # ------------------------------------------------------------------------------- jobs, each within one process
 
 
-def trained(given: Given, found: Path, way: str, seed: int) -> dict[str, float]:
-    """Trains, and keeps the system."""
+def trained(given: Given, found: Path, way: str, seed: int) -> Path:
+    """Trains, and keeps the system with what is told of its training."""
     began = time.perf_counter()
     system = started(str(given.start))
     documents = Retrieved(
@@ -122,12 +124,17 @@ def trained(given: Given, found: Path, way: str, seed: int) -> dict[str, float]:
     loop = Loop(system, replace(stage, data=replace(stage.data, seed=seed), seed=seed), Ranks())
     records = [loop.advance() for _ in range(given.steps)]
     loop.finish()
-    directory.save(system, given.trained(way, seed))
-    return {
+    facts = {
         "captions": sum(record["sequences"] for record in records),
         "longer_than_a_row": sum(record["cut"] for record in records),
         "seconds": round(time.perf_counter() - began, 1),
     }
+    beside = json.dumps(facts)
+    return directory.save(system, given.trained(way, seed), lambda folder: _noted(folder, beside))
+
+
+def _noted(folder: Path, facts: str) -> None:
+    (folder / FACTS).write_text(facts)
 
 
 def judged(given: Given, way: str, count: int, seed: int) -> Worth:
@@ -165,15 +172,16 @@ def main() -> None:
         pool = stack.enter_context(processes(args.processes))
         arms = [(way, seed) for seed in args.seeds for way in WAYS]
         missing = [(way, seed) for way, seed in arms if not given.trained(way, seed).exists()]
-        training = told({arm: pool.submit(trained, given, found, *arm) for arm in missing})
+        told({arm: pool.submit(trained, given, found, *arm) for arm in missing})
         jobs: dict[Any, Future[Any]] = {
             (way, count, seed): pool.submit(judged, given, way, count, seed) for way, seed in arms for count in COUNTS
         }
         drawings = told(jobs)
+        training = {arm: json.loads((given.trained(*arm) / FACTS).read_text()) for arm in arms}
     each = [{way: {str(n): drawings[way, n, seed] for n in COUNTS} for way in WAYS} for seed in args.seeds]
     figures: Mapping[str, Any] = {
         "drawn": spread(each),
-        "training": {f"{way}, seed {seed}": one for (way, seed), one in training.items()},
+        "training": spread([{way: training[way, seed] for way in WAYS} for seed in args.seeds]),
         "held_out_scenes_in_the_memory": shared(given),
         "seconds": round(time.perf_counter() - began, 1),
     }
