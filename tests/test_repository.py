@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -104,6 +105,20 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert target.is_relative_to(ROOT), f"{address} leaves the repository"
         assert target.exists(), f"{address} leads nowhere"
         assert not anchor or anchor in anchors(target), f"{address}: no such heading"
+
+
+@pytest.mark.parametrize("name", ["benchmarks", "results"])
+def test_measured_figures_are_in_the_documents(name: str) -> None:
+    page = importlib.import_module(f"docs_{name}").page()
+    assert (ROOT / "docs" / f"{name}.md").read_text() == page, f"docs/{name}.md is not what `make docs` writes"
+
+
+@pytest.mark.parametrize("name", ["benchmarks", "results"])
+def test_what_is_not_measured_is_left_out(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = importlib.import_module(f"docs_{name}")
+    monkeypatch.setattr("docs_benchmarks.RESULTS", tmp_path)
+    assert tool.page().startswith(tool.HEAD)
+    assert [line for line in tool.page().splitlines() if re.match(r"\|(?! \| | --- )", line)] == []
 
 
 def test_versions_agree() -> None:

@@ -6,6 +6,7 @@ python tools/docs_benchmarks.py
 from __future__ import annotations
 
 import json
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +72,24 @@ def reading() -> list[Row]:
     ]
 
 
+def guided() -> list[Row]:
+    """The figures of pictures that are drawn under guidance."""
+    ways = {"packed": "as loaded", "compiled": "compiled"}
+    cases = (("10m-256", "2"), ("100m-256", "1.3"), ("10m-1024", "2"))
+    others = (("peer", "two passes of the peer"), ("products", "bare products"))
+    return [
+        Row(
+            "guided",
+            (case, way, other),
+            f"{case.replace('-', ', pictures of ')} codes, batch 8, {said}: guided drawing, {text}",
+            aim if other == "peer" else "",
+        )
+        for case, aim in cases
+        for way, said in ways.items()
+        for other, text in others
+    ]
+
+
 ROWS = (
     Row("step", ("padded",), "packed step, against one document a row", "2"),
     Row("step", ("plain, packed",), "packed step, against a plain loop on the same rows, dense mask", "1"),
@@ -78,6 +97,7 @@ ROWS = (
     *decoding("10m", "2", "2"),
     *decoding("100m", "1.15", "1.3"),
     *reading(),
+    *guided(),
     Row("loader", ("loader",), "loader, against bare decoding", "0.97"),
     Row("loader", ("fast",), "fast way to read JPEG, against the exact one", "1.8"),
 )
@@ -91,11 +111,6 @@ PLAIN = (
     Row(
         "import", ("load", "height_over_weights"), "private memory of its load in bf16, over the weights", "1.1 at most"
     ),
-    Row("import", ("import", "height"), "private memory of the import of MiniGPT-4 7B, bytes", "3e9 at most"),
-    Row("import", ("import_over_read",), "its time, over that of reading the files", ""),
-    Row(
-        "import", ("load", "height_over_weights"), "private memory of its load in bf16, over the weights", "1.1 at most"
-    ),
 )
 HEAD = """# Measurements
 
@@ -106,9 +121,10 @@ the versions. `python benchmarks/<name>.py` measures again. Two cores, no GPU.
 
 How many times as fast Plait is as what stands beside it: the median over pairs of runs in one process, with quartiles.
 The peer in decoding is transformers' `LlamaForCausalLM` with the same weights, that of EVA's tower and the Q-Former its
-`Blip2VisionModel` and `Blip2QFormerModel`; bare products are the matrix products
-of the same work by PyTorch's linear layers and nothing else, or by packed ones, where 1 cannot be passed. As loaded:
-what `plait.load` gives; compiled: with `compile=True`, which takes some minutes at first.
+`Blip2VisionModel` and `Blip2QFormerModel`, and that of pictures of 256 and 1,024 codes its `OPTForCausalLM` with the
+weights of a CM3Leon; bare products are the matrix products of the same work by PyTorch's linear layers and nothing
+else, or by packed ones, where 1 cannot be passed. As loaded: what `plait.load` gives; compiled: with `compile=True`,
+which takes some minutes at first.
 
 | | ratio | quartiles | aim | commit |
 | --- | --- | --- | --- | --- |
@@ -120,29 +136,101 @@ SINGLE = """
 | --- | --- | --- | --- |
 """
 
+MEMORY = """
+## A memory of {vectors:,} vectors
+
+Of width {width}, without structure or in clusters; {queries:,} queries, for the {nearest} nearest each. Recall is
+against a search of all in double precision; cells are those of an index by faiss that are looked at. Private memory is
+what the search of all takes beyond an open memory; resident memory counts the mapped file too, which the kernel may
+drop.
+
+| | {heads} |
+| --- |{rules}
+"""
+KINDS = {
+    "random_float32": "random, fp32",
+    "random_float16": "random, fp16",
+    "clustered_float32": "clustered, fp32",
+    "clustered_float16": "clustered, fp16",
+}
+OF_MEMORY: tuple[tuple[tuple[str, ...], str, float], ...] = (
+    (("build_and_save_s",), "nine tenths built and saved, s", 1),
+    (("load_s",), "loaded, s", 1),
+    (("append_a_tenth_s",), "the last tenth appended, s", 1),
+    (("bytes_on_disk",), "on disk, GB", 1e9),
+    (("exact", "queries_per_s"), "all compared: queries per s", 1),
+    (("exact", "recall_at_10"), "all compared: recall", 1),
+    (("exact", "private_bytes_more"), "all compared: private memory, GB", 1e9),
+    (("exact", "resident_bytes"), "all compared: resident memory, GB", 1e9),
+    (("index_build_s",), "index built, s", 1),
+    (("index_bytes",), "index on disk, GB", 1e9),
+    *(
+        ((f"faiss_{cells}_cells", figure), f"{cells} cells: {text}", 1)
+        for cells in (8, 32, 128)
+        for figure, text in (("queries_per_s", "queries per s"), ("recall_at_10", "recall"))
+    ),
+)
+"""The way to a figure of one memory, what it is, and what it is divided by."""
+
 
 def main() -> None:
     """Writes the page."""
+    OUT.write_text(page(), encoding="utf-8")
+    print(OUT)
+
+
+def page() -> str:
+    """All of it; what has not been measured is left out."""
     text = HEAD
-    for row in ROWS:
+    for row in filter(measured, ROWS):
         found, commit = figure(row)
         low, high = found["quartiles"]
         text += f"| {row.text} | {found['ratio']:.2f} | {low:.2f} to {high:.2f} | {row.aim} | {commit} |\n"
     text += SINGLE
-    for row in PLAIN:
+    for row in filter(measured, PLAIN):
         found, commit = figure(row)
         text += f"| {row.text} | {found} | {row.aim} | {commit} |\n"
-    OUT.write_text(text, encoding="utf-8")
-    print(OUT)
+    found = result("retrieval")
+    return text if found is None else text + memory(found)
+
+
+def memory(found: dict[str, Any]) -> str:
+    """The section on a memory's search; rows of an index where there was one."""
+    figures = found["figures"]
+    text = MEMORY.format(**found["config"], heads=" | ".join(KINDS.values()), rules=" --- |" * len(KINDS))
+    for path, said, unit in OF_MEMORY:
+        if path[0] in figures[next(iter(KINDS))]:
+            cells = (f"{within(figures[kind], path) / unit:.4g}" for kind in KINDS)
+            text += f"| {said} | {' | '.join(cells)} |\n"
+    killed = figures["kill_9_while_appending"]
+    return text + (
+        f"\nA memory was ended by `kill -9` while it was appended to, {killed['kills']} times: vectors lost that were "
+        f"acknowledged: {killed['acknowledged_vectors_lost']}; records wrong or half there: "
+        f"{killed['wrong_or_half_records']}. Aim: none. Commit {found['commit'][:7]}.\n"
+    )
+
+
+def measured(row: Row) -> bool:
+    """Whether its file is there."""
+    return result(row.file) is not None
 
 
 def figure(row: Row) -> tuple[Any, str]:
     """The figure of a row, and the commit that it was measured at."""
-    result = json.loads((RESULTS / f"{row.file}.json").read_text(encoding="utf-8"))
-    value = result["figures"]
-    for key in row.path:
-        value = value[key]
-    return value, result["commit"][:7]
+    found = result(row.file)
+    assert found is not None
+    return within(found["figures"], row.path), found["commit"][:7]
+
+
+def within(figures: Any, path: tuple[str, ...]) -> Any:
+    """What lies at the end of a way through nested figures."""
+    return reduce(lambda value, key: value[key], path, figures)
+
+
+def result(name: str) -> dict[str, Any] | None:
+    """A result file, if it is there."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""Writes docs/results.md from benchmarks/results: what was found at our scale, beside what the papers say of theirs.
+
+python tools/docs_results.py
+
+A section whose result file is missing is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from docs_benchmarks import ROOT, result
+
+OUT = ROOT / "docs" / "results.md"
+
+HEAD = """# Findings at our scale
+
+Made from [benchmarks/results](../benchmarks/results) by `make docs`; each file there tells the commit, the hardware and
+the versions. The models are the `tiny` recipes', trained on the procedural world ([shapes.md](shapes.md)) on two cores:
+what a paper found at a thousand times the size need not hold here, and the tables say where it does not.
+
+A figure is the mean over seeds, with that of each seed in brackets. Object accuracy is that of the task `draw`
+([evaluation.md](evaluation.md)): higher is better. The Fréchet distance is taken between drawings and the scenes' own
+pictures, as FID is, but on the features of a small CLIP tower that was trained on this world: lower is better, and it
+can be compared within this page alone.
+"""
+DRAWING = """
+## Decoding
+
+`python benchmarks/drawing.py`: {setting}
+The sampling temperature is 1 but for guidance, which is measured at the recipe's.
+"""
+RETRIEVING = """
+## Retrieval
+
+`python benchmarks/retrieving.py`: {setting}
+Training goes on from the end of `pretrain` for {steps} steps in rows of the same length, with nothing or with 0 to 2 of
+{memory:,} remembered documents in front of each ({without:,.0f} and {with_:,.0f} captions in all, {seconds:.0f} seconds
+an arm); drawings have 0, 1 or 2 in front. The memory holds {shared} of the held-out scenes.
+"""
+SETTING = (
+    "{scenes:,} held-out scenes of {objects} objects, seeds {seeds}, guidance {guidance:g} unless it says otherwise; "
+    "distances on the features of the tower {features}; commit {commit}, {date}."
+)
+CLAIMS = {
+    "guidance": "The distance is least at a scale of about 3, at all sizes of model (CM3Leon, figure 4)",
+    "sampling": "Drawings by top-p and by CD-K complement each other: half of each comes nearer than either alone "
+    "(CM3Leon, section 3)",
+    "best of": "Of 8 drawings of a caption the one that CLIP likes best is kept (CM3Leon, section 3)",
+    "retrieval": "Documents in front bring drawings nearer: FID 10.82 with none, 5.78 with one, 4.88 with two (CM3Leon "
+    "7B)",
+}
+
+
+def main() -> None:
+    """Writes the page."""
+    OUT.write_text(page(), encoding="utf-8")
+    print(OUT)
+
+
+def page() -> str:
+    """All of it."""
+    sections = (("drawing", drawing), ("retrieving", retrieving))
+    found = ((result(name), section) for name, section in sections)
+    return HEAD + "".join(section(one) for one, section in found if one is not None)
+
+
+def drawing(found: Mapping[str, Any]) -> str:
+    """Of benchmarks/drawing.py."""
+    figures = found["figures"]
+    text = DRAWING.format(setting=setting(found))
+    text += "\n### Guidance\n" + claimed("guidance", "scale", figures["guidance"])
+    arms = {f"{name}{told(figures['chosen'], name)}": value for name, value in figures["sampling"].items()}
+    text += "\n### Top-p and contrastive decoding\n" + claimed("sampling", "drawn by", arms)
+    best = {"1": figures["sampling"]["top-p"], **figures["best of"]}
+    text += "\n### The best of several\n" + claimed("best of", "the best of", best)
+    own = figures["reference"]
+    text += (
+        "\nThe scenes' own pictures, through the image tokenizer and back, have an accuracy of "
+        f"{own['object_accuracy']:.3f} and a distance of {own['frechet']:.4f}: no drawing is likely to pass them.\n"
+    )
+    text += (
+        "\n### The scan\n\nThe settings of top-p and CD-K are those of the least distance of "
+        f"{found['config']['scan']} drawings each of validation scenes (few drawings raise a distance, and all have as "
+        "many).\n"
+    )
+    return text + table("drawn by", {name: once(value) for name, value in figures["scan"].items()})
+
+
+def retrieving(found: Mapping[str, Any]) -> str:
+    """Of benchmarks/retrieving.py."""
+    figures, config = found["figures"], found["config"]
+    without, with_ = (figures["training"][way] for way in ("without", "with"))
+    text = RETRIEVING.format(
+        setting=setting(found),
+        shared=figures["held_out_scenes_in_the_memory"],
+        without=without["captions"]["mean"],
+        with_=with_["captions"]["mean"],
+        seconds=max(way["seconds"]["mean"] for way in (without, with_)),
+        **config,
+    )
+    arms = {f"{way} | {count}": value for way, drawn in figures["drawn"].items() for count, value in drawn.items()}
+    return text + claimed("retrieval", "trained with documents in front, or without | drawn with", arms)
+
+
+def setting(found: Mapping[str, Any]) -> str:
+    """What it was measured with, in one line."""
+    config = found["config"]
+    listed = {name: ", ".join(map(str, config[name])) for name in ("objects", "seeds")}
+    return SETTING.format(**{**config, **listed, "commit": found["commit"][:7], "date": found["date"]})
+
+
+def claimed(claim: str, head: str, arms: Mapping[str, Any]) -> str:
+    """A claim, what is least and most here, and all figures."""
+    near = min(arms, key=lambda name: arms[name]["frechet"]["mean"]).replace(" |", ",")
+    right = max(arms, key=lambda name: arms[name]["object_accuracy"]["mean"]).replace(" |", ",")
+    return (
+        f"\nThe paper: {CLAIMS[claim]}. Here: the least distance is that of **{near}**, the highest accuracy that of "
+        f"**{right}**.\n"
+    ) + table(head, arms)
+
+
+def table(head: str, arms: Mapping[str, Any]) -> str:
+    """Two columns of figures."""
+    rules = "| --- " * (head.count("|") + 3)
+    text = f"\n| {head} | object accuracy | Fréchet distance |\n{rules}|\n"
+    for name, value in arms.items():
+        text += f"| {name} | {spread(value['object_accuracy'], 3)} | {spread(value['frechet'], 4)} |\n"
+    return text
+
+
+def spread(figure: Mapping[str, Any], digits: int) -> str:
+    """The mean, and each seed where there are several."""
+    each = ", ".join(f"{value:.{digits}f}" for value in figure["seeds"])
+    return f"{figure['mean']:.{digits}f}" + (f" ({each})" if len(figure["seeds"]) > 1 else "")
+
+
+def once(value: Mapping[str, float]) -> dict[str, Any]:
+    """Figures of a single seed, in the form of several."""
+    return {name: {"mean": one, "seeds": [one]} for name, one in value.items()}
+
+
+def told(chosen: Mapping[str, str], name: str) -> str:
+    """What a way of drawing was set to."""
+    return chosen.get(name, name).removeprefix(name)
+
+
+if __name__ == "__main__":
+    main()
