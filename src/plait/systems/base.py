@@ -71,6 +71,8 @@ class Emitted:
     kind: str
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    seed: int = field(default=0, compare=False)
+    """Of the noise that a picture of the run is drawn from, where it is drawn from some."""
 
 
 Grammar = Callable[[Items[Emitted]], Next | Forced | Stop]
@@ -89,11 +91,19 @@ class Interleaved:
     begun: bool
     """The prompt ends with `begin`."""
     max_images: int
+    close: int | None = None
+    """What stands behind every picture, if anything does."""
+    alone: bool = False
+    """The reply ends with its last picture."""
 
-    def __call__(self, emitted: Items[Emitted]) -> Next | Stop:
+    def __call__(self, emitted: Items[Emitted]) -> Next | Forced | Stop:
         """What may come next."""
         full = sum(run.kind == "image" for run in emitted) >= self.max_images
         last = emitted[-1].ids[-1] if emitted else self.begin if self.begun else None
+        if emitted and emitted[-1].kind == "image" and self.close is not None:
+            return Forced((self.close,))
+        if full and emitted and self.alone and last not in self.text.ends:
+            return Stop("max_images")
         if last == self.begin:
             return Stop("max_images") if full else self.picture
         if last in self.text.ends:
