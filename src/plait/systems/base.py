@@ -71,6 +71,8 @@ class Emitted:
     kind: str
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    seed: int = field(default=0, compare=False)
+    """Of the noise that a picture of the run is drawn from, where it is drawn from some."""
 
 
 Grammar = Callable[[Items[Emitted]], Next | Forced | Stop]
