@@ -182,8 +182,12 @@ class _Request:
                 self.stop = "max_length"
             else:
                 self.next = step
-                self.runs.append(Emitted(step.kind))
+                self.runs.append(Emitted(step.kind, seed=self._noise()))
             return
+
+    def _noise(self) -> int:
+        """Seed of the next run's noise: another for each run and each seed of a request."""
+        return int(np.random.SeedSequence([self.settings.seed, len(self.runs)]).generate_state(1)[0])
 
     def take(self, id: int, logprob: float) -> bool:
         """Adds a drawn id to the present run; tells whether the run is over."""
