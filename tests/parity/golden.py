@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Goldens:
 
 
 class Golden:
-    """The settings of a case, and its tensors by their short names; "weights:KEY" is one of the weights."""
+    """The settings of a case, and its tensors by their short names; "weights:KEY" is one of the weights, "NAME[:2]" the first rows."""
 
     def __init__(self, case: Mapping[str, Any], goldens: Goldens) -> None:
         self.case = case
@@ -63,5 +64,7 @@ class Golden:
 
 
 def _find(name: str, goldens: Goldens) -> Tensor:
+    if few := re.fullmatch(r"(.+)\[:(\d+)\]", name):
+        return _find(few[1], goldens)[: int(few[2])]
     file, _, key = name.rpartition(":")
     return goldens.weights(file)[key] if file else goldens.tensors[name]

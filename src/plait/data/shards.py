@@ -240,6 +240,11 @@ def splits(root: str | Path) -> list[str]:
     return [f.name for f in folders if not f.name.startswith(".") and f.is_dir() and any(f.glob("*.tar"))]
 
 
+def training(root: str | Path) -> ShardSource:
+    """What a folder has to train on: its split "train", or all where it has no such split."""
+    return ShardSource(root, "train" if "train" in splits(root) else None)
+
+
 def meta_of(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What the JSON of a sample says beside its documents.
 

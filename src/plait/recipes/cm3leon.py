@@ -20,7 +20,7 @@ from plait.data.prompted import Templated
 from plait.data.shapes import Shapes, language
 from plait.data.shapes.kinds import CASES
 from plait.data.shapes.questions import KINDS
-from plait.data.shards import ShardSource, splits
+from plait.data.shards import training
 from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import CheckpointError, ConfigError, hint
 from plait.evaluate import Task
@@ -109,7 +109,7 @@ def _cases(seed: int, kinds: Iterable[str]) -> dict[str, Source]:
 
 
 def _imported(data: str, instructions: Mapping[str, str]) -> Recipe:
-    source = _training(data)
+    source = training(data)
     config = replace(TINY, image=replace(TINY.image, codes=512))
     stages = [
         tokenizer_stage(config, {"data": source}, steps=2000),
@@ -320,7 +320,7 @@ def paper(
     config, numbers, stages = SIZES[size], PUBLISHED[size], []
     folders = (data,) if isinstance(data, str) else data
     if folders:
-        pairs: dict[str, Source] = {Path(folder).name: _training(folder) for folder in folders}
+        pairs: dict[str, Source] = {Path(folder).name: training(folder) for folder in folders}
         if len(pairs) < len(folders):
             raise ConfigError(f"{len(folders)} directories of data with {len(pairs)} names: rename those of one name")
         stages.append(_paper_stage(config, "pretrain", pairs, {}, ROWS, numbers.lr, 1500, numbers.steps))
@@ -414,13 +414,9 @@ def _instructed(instructions: Mapping[str, str], apart: bool) -> dict[str, Sourc
         if task not in TASKS:
             raise ConfigError(f"no task {task!r}; {hint(task, TASKS)}")
     return {
-        task: Templated(source=_training(folder), templates=TASKS[task], apart=apart)
+        task: Templated(source=training(folder), templates=TASKS[task], apart=apart)
         for task, folder in instructions.items()
     }
-
-
-def _training(folder: str) -> ShardSource:
-    return ShardSource(folder, "train" if "train" in splits(folder) else None)
 
 
 RECIPES = {"tiny": tiny, "paper": paper}

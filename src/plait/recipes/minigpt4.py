@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from plait.data.packs import Data, Source
 from plait.data.prompted import Asked, Captioned
 from plait.data.shapes import Shapes, language
 from plait.data.shapes.web import WebCaptions
-from plait.data.shards import ShardSource, splits
+from plait.data.shards import training
 from plait.document import Document, Image, Turn
 from plait.errors import CheckpointError, ConfigError
 from plait.evaluate import Task
@@ -37,6 +36,7 @@ from plait.systems.foundations import FoundationsConfig
 from plait.systems.minigpt4 import TOKENIZER, MiniGPT4
 from plait.text.pieces import SentencePiece
 from plait.text.templates import ALIGNMENT
+from plait.train.adapters import Adapt
 from plait.train.stage import EpochSchedule, Optimiser, Probe, Recipe, Schedule, Stage, Update
 
 SEED = 42  # of the released code
@@ -48,27 +48,6 @@ TINY_STEPS = {"align": 500, "finetune": 200, "instruct": 1500}
 TINY_LORA = LoRAConfig(rank=16, alpha=32.0)
 TINY_DESCRIPTIONS = 3500  # as many as the paper has
 TINY_QUESTIONS = {"questions": 0.4, "both": 0.5, "describe": 0.1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapt:
-    """Puts adapters on the language model as a stage begins, unless it has such already: then these are trained on."""
-
-    lora: LoRAConfig
-
-    def __call__(self, system: MiniGPT4) -> None:
-        """Changes the system.
-
-        Raises:
-            InputError: it has others.
-        """
-        if system.config.lora != self.lora:
-            system.adapt(self.lora)
-
-
-def merge(system: MiniGPT4) -> None:
-    """Adds the adapters to the weights of the language model: for `before` of a stage behind that of adapters."""
-    system.merge()
 
 
 # -------------------------------------------------------------------------------------------------- published
@@ -106,7 +85,7 @@ def paper(
         rate = _rate(released_schedule, epoch=5000, warmup=5000, start=1e-6 / 1e-4, final=8e-5 / 1e-4)
         stages.append(align_stage(pairs, steps=20_000, lr=1e-4, schedule=rate))
     if curated:
-        asked = {"curated": Asked(source=_training(curated), prompts=ALIGNMENT)}
+        asked = {"curated": Asked(source=training(curated), prompts=ALIGNMENT)}
         described = Data(sources=asked, rows=12, length=LENGTH, policy="alone", transforms=crops, seed=SEED)
         rate = _rate(released_schedule, epoch=200, warmup=200, start=1e-6 / 3e-5, final=1e-5 / 3e-5)
         stages.append(finetune_stage(described, steps=1000, lr=3e-5, schedule=rate))  # 400 in the paper
@@ -204,14 +183,10 @@ def _rate(released: bool, *, epoch: int, warmup: int, start: float, final: float
 def _sources(data: str | tuple[str, ...]) -> dict[str, Source]:
     """The sources in directories, by the names of these."""
     folders = [data] if isinstance(data, str) else data
-    sources: dict[str, Source] = {Path(folder).name: _training(folder) for folder in folders}
+    sources: dict[str, Source] = {Path(folder).name: training(folder) for folder in folders}
     if len(sources) < len(folders):
         raise ConfigError(f"{len(folders)} directories of data with {len(sources)} names: rename those of one name")
     return sources
-
-
-def _training(folder: str) -> ShardSource:
-    return ShardSource(folder, "train" if "train" in splits(folder) else None)
 
 
 # ------------------------------------------------------------------------------------------------------- tiny
