@@ -119,6 +119,10 @@ class Seed(System):
         """The words for pictures. The tokenizer is never trained through the language model."""
         return self.tokenizer.encode(pixels) + self.format.first_code
 
+    def codes_of(self, run: Emitted) -> tuple[int, ...]:
+        """The codes of a picture that was written: what `negative` takes, for one."""
+        return tuple(id - self.format.first_code for id in run.ids)
+
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """Words and codes are one vocabulary."""
@@ -128,7 +132,7 @@ class Seed(System):
         """The pictures of runs of codes, each from the noise of its own seed."""
         if not runs:
             return []
-        codes = torch.tensor([run.ids for run in runs], device=self.device) - self.format.first_code
+        codes = torch.tensor([self.codes_of(run) for run in runs], device=self.device)
         negative = None if self.negative is None else torch.tensor([self.negative], device=self.device)
         return self.tokenizer.decode(codes, [torch.Generator().manual_seed(run.seed) for run in runs], negative)
 
