@@ -63,5 +63,11 @@ class Golden:
 
 
 def _find(name: str, goldens: Goldens) -> Tensor:
+    """Of a case, of the weights ("weights:KEY"), or the first rows of one ("NAME[:2]")."""
+    if name in goldens.tensors:
+        return goldens.tensors[name]
+    whole, cut, rows = name.removesuffix("]").rpartition("[:")
+    if cut:
+        return _find(whole, goldens)[: int(rows)]
     file, _, key = name.rpartition(":")
-    return goldens.weights(file)[key] if file else goldens.tensors[name]
+    return goldens.weights(file)[key]
