@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ class Goldens:
 
 
 class Golden:
-    """The settings of a case, and its tensors by their short names; "weights:KEY" is one of the weights, "NAME[:2]" the first rows."""
+    """The settings of a case, and its tensors by their short names; "weights:KEY" is one of the weights."""
 
     def __init__(self, case: Mapping[str, Any], goldens: Goldens) -> None:
         self.case = case
@@ -64,7 +63,11 @@ class Golden:
 
 
 def _find(name: str, goldens: Goldens) -> Tensor:
-    if few := re.fullmatch(r"(.+)\[:(\d+)\]", name):
-        return _find(few[1], goldens)[: int(few[2])]
+    """Of a case, of the weights ("weights:KEY"), or the first rows of one ("NAME[:2]")."""
+    if name in goldens.tensors:
+        return goldens.tensors[name]
+    whole, cut, rows = name.removesuffix("]").rpartition("[:")
+    if cut:
+        return _find(whole, goldens)[: int(rows)]
     file, _, key = name.rpartition(":")
-    return goldens.weights(file)[key] if file else goldens.tensors[name]
+    return goldens.weights(file)[key]

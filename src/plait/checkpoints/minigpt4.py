@@ -31,6 +31,7 @@ from plait.checkpoints.parts import (
     LLAMA,
     NUMBERS,
     QFORMER,
+    VISION_NORM,
     VIT,
     FilePart,
     hugging_face,
@@ -53,7 +54,6 @@ from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, resize_positions
 from plait.systems.minigpt4 import MINIGPTV2_7B, TOKENIZER, MiniGPT4, MiniGPT4Config
 from plait.text.pieces import SentencePiece
 
-_VISION_NORM = KeyMap({"vision_norm.{w}": "ln_vision.{w}"})
 _PROJECTION = KeyMap({"projection.{w}": "llama_proj.{w}"})
 
 LANGUAGE_FILE = LLAMA.under(ours="language.")
@@ -68,17 +68,17 @@ PROJECTION_FILE = _PROJECTION | KeyMap(
 )
 """The released program saves what is trained, and all buffers."""
 
-BLIP2_STAGE1_FILE = _VISION_NORM | QFORMER.under(ours="qformer.") | HEADS.under(ours="heads.")
+BLIP2_STAGE1_FILE = VISION_NORM | QFORMER.under(ours="qformer.") | HEADS.under(ours="heads.")
 
 BLIP2_FILE = (
-    _VISION_NORM
+    VISION_NORM
     | QFORMER.under(ours="qformer.")
     | KeyMap({}, ignored={"t5_proj.{w}": "leads to the language model of BLIP-2, in whose place stands another"})
 )
 
 ASSEMBLED = (
     VIT.under("visual_encoder.", "vision.")
-    | _VISION_NORM
+    | VISION_NORM
     | QFORMER.under(ours="qformer.")
     | _PROJECTION
     | LLAMA.under("llama_model.", "language.")

@@ -91,6 +91,8 @@ class Export:
     """The key under which a file of `torch.save` holds the weights; None: it holds nothing else."""
     settings: Mapping[str, Any] | None = None
     """The config.json of a folder; None: it is one file."""
+    weights: str = WEIGHTS
+    """The name of the weights in a folder."""
     merged: bool = False
     """Adapters are added to the weights."""
 
@@ -120,6 +122,10 @@ class Published(ABC):
         Raises:
             ConfigError: the system has no such format.
         """
+
+    def papers(self, config: Any, format: str) -> Mapping[str, Any]:
+        """Further JSON files of a format: path -> content. None, unless the system says some."""
+        return {}
 
     def constants(self, config: Any) -> Mapping[str, float]:
         """Tensors that no published file holds, by design, and what they are full of: none."""
@@ -451,6 +457,9 @@ def export(
     try:
         for one in exports:
             _write_export(one, system, weights, partial / one.name, shard)
+        for name, content in published.papers(system.config, format).items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         if all(one.settings is None for one in exports):  # else a folder has them
             system.format.write_files(partial)
         if out.exists():
@@ -480,7 +489,7 @@ def _write_export(one: Export, system: System, weights: TensorFile, path: Path, 
         content = dict(tensors)  # views of the file
         torch.save({one.inside: content} if one.inside else content, path)
         return
-    path.mkdir(exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     hollow = {name: torch.empty(spec.shape, dtype=spec.dtype, device="meta") for name, spec in weights.specs.items()}
     merged = merged_state(system, hollow) if one.merged else iter(hollow.items())
     specs = {
@@ -489,7 +498,7 @@ def _write_export(one: Export, system: System, weights: TensorFile, path: Path, 
     }
     dtypes = {spec.dtype for spec in specs.values()}
     dtype = str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else "float32"
-    settings = {**one.settings, "torch_dtype": dtype}
+    settings = {**one.settings, "torch_dtype": dtype} if one.weights == WEIGHTS else one.settings
     (path / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     system.format.write_files(path)
-    write_shards(path, specs, tensors, shard)
+    write_shards(path, specs, tensors, shard, one.weights)

@@ -135,28 +135,6 @@ def scheduler(config: Mapping[str, Any]) -> Any:
     return make(name, config)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """What pictures are drawn from."""
-
-    seen: Float[Tensor, "m t e"]
-    """What the U-Net looks at."""
-    labels: Float[Tensor, "m f"] | None = None
-    """What goes to each of its layers."""
-
-    def rows(self, first: int, last: int) -> Condition:
-        """Some of them."""
-        labels = None if self.labels is None else self.labels[first:last]
-        return Condition(seen=self.seen[first:last], labels=labels)
-
-    def behind(self, other: Condition) -> Condition:
-        """Both, the other first."""
-        labels = None
-        if self.labels is not None and other.labels is not None:
-            labels = torch.cat((other.labels, self.labels))
-        return Condition(seen=torch.cat((other.seen, self.seen)), labels=labels)
-
-
 class LatentDiffusion(nn.Module):
     """A U-Net that takes noise out of latents, and the VAE that they are of.
 
@@ -180,37 +158,38 @@ class LatentDiffusion(nn.Module):
     def draw(
         self,
         latents: Float[Tensor, "m c y x"],
-        wanted: Condition,
-        negative: Condition | None,
+        seen: Float[Tensor, "m t e"],
+        labels: Float[Tensor, "m f"],
+        negative: Float[Tensor, "m f"],
     ) -> Float[Tensor, "m 3 height width"]:
-        """Pixels of noise; `rows` pictures at once.
+        """Pixels of noise, `rows` pictures at once; see `denoise`."""
+        parts = zip(*(given.split(self.config.rows) for given in (latents, seen, labels, negative)), strict=True)
+        return torch.cat([self.pixels(self.denoise(*part)) for part in parts])
+
+    def denoise(
+        self,
+        latents: Float[Tensor, "m c y x"],
+        seen: Float[Tensor, "_ t e"],
+        labels: Float[Tensor, "m f"],
+        negative: Float[Tensor, "m f"],
+    ) -> Float[Tensor, "m c y x"]:
+        """Latents of pictures from noise, all at once; they stay in fp32 between the steps.
 
         Args:
             latents: noise.
-            negative: what they are guided away from; None: no guidance.
+            seen: what the U-Net looks at; one for all or one for each.
+            labels: what goes to each of its layers.
+            negative: the labels that are guided away from; without guidance they are of no use.
         """
-        made = []
-        for first in range(0, len(latents), self.config.rows):
-            last = first + self.config.rows
-            against = None if negative is None else negative.rows(first, last)
-            made.append(self.pixels(self.denoise(latents[first:last], wanted.rows(first, last), against)))
-        return torch.cat(made)
-
-    def denoise(
-        self, latents: Float[Tensor, "m c y x"], wanted: Condition, negative: Condition | None
-    ) -> Float[Tensor, "m c y x"]:
-        """Latents of pictures from noise, all at once; they stay in fp32 between the steps."""
-        dtype = self.unet.dtype
-        guided = negative is not None and self.config.guidance != 1
-        given = wanted.behind(negative) if guided and negative is not None else wanted
-        seen = given.seen.to(dtype)
-        labels = None if given.labels is None else given.labels.to(dtype)
+        dtype, guided = self.unet.dtype, self.config.guidance != 1
+        ways = 2 if guided else 1
+        seen = seen.expand(len(latents), -1, -1).repeat(ways, 1, 1).to(dtype)
+        labels = (torch.cat((negative, labels)) if guided else labels).to(dtype)
         steps = scheduler(self.config.scheduler)
         steps.set_timesteps(self.config.steps)
         latents = latents * steps.init_noise_sigma
         for time in steps.timesteps:
-            rows = torch.cat((latents, latents)) if guided else latents
-            rows = steps.scale_model_input(rows, time).to(dtype)
+            rows = steps.scale_model_input(latents.repeat(ways, 1, 1, 1), time).to(dtype)
             noise = self.unet(rows, time, encoder_hidden_states=seen, class_labels=labels).sample.float()
             if guided:
                 away, towards = noise.chunk(2)
@@ -270,8 +249,7 @@ class UnCLIP(nn.Module):
         labels = self.labels(vectors, torch.stack(noise).to(device))
         against = torch.zeros_like(labels) if negative is None else self.labels(negative, torch.stack(other).to(device))
         seen = self.prompt().expand(count, -1, -1)
-        wanted, away = Condition(seen=seen, labels=labels), Condition(seen=seen, labels=against)
-        return self.diffusion.draw(torch.stack(latents).to(device), wanted, away)
+        return self.diffusion.draw(torch.stack(latents).to(device), seen, labels, against)
 
     def labels(self, vectors: Float[Tensor, "m d"], noise: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
         """Embeddings with noise of the level, and the level as sines and cosines."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -197,6 +197,9 @@ class Tokenised:
 class SeedTokenizer(System):
     """The whole tokenizer."""
 
+    config: SeedTokenizerConfig
+    format: SeedTokenizerFormat
+
     def __init__(self, config: SeedTokenizerConfig) -> None:
         super().__init__()
         c = self.config = config
@@ -230,6 +233,44 @@ class SeedTokenizer(System):
         return Tokenised(
             read=read, quantised=quantised, again=self.reconstruct(up), embedding=self.head(self.generate(up))
         )
+
+    def image_features(self, pixels: Float[Tensor, "m 3 y x"]) -> Float[Tensor, "m f"]:
+        """What pictures are compared by with texts: the last query, which has seen all others.
+
+        Raises:
+            ConfigError: the Q-Former has no text branch.
+        """
+        return self._compared().image_features(self.qformer(self.see(pixels))[:, -1:])[:, 0]
+
+    def text_features(self, ids: Int[Tensor, "k t"], real: Bool[Tensor, "k t"]) -> Float[Tensor, "k f"]:
+        """What texts are compared by: their first symbol.
+
+        Raises:
+            ConfigError: as `image_features`.
+        """
+        return self._compared().text_features(self.qformer.read_text(ids, real)[:, :1])[:, 0]
+
+    @property
+    def temperature(self) -> Float[Tensor, ""]:
+        """What the products of features are divided by while they are trained.
+
+        Raises:
+            ConfigError: as `image_features`.
+        """
+        return self._compared().temperature
+
+    def _compared(self) -> QFormerHeads:
+        if self.heads_of_qformer is None:
+            raise ConfigError("this tokenizer compares no texts: give the configuration of its Q-Former `text`")
+        return self.heads_of_qformer
+
+    def forget_texts(self) -> None:
+        """Takes the text branch of the Q-Former away, which only its first stage needs."""
+        for block in self.qformer.blocks:
+            block.text_mlp = None
+        self.qformer.text = self.heads_of_qformer = None
+        self.qformer.config = replace(self.qformer.config, text=None)
+        self.config = self.format.config = replace(self.config, qformer=self.qformer.config)
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "m 3 y x"]) -> Int[Tensor, "m n"]:
