@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from plait.data.prompted import Asked, BothOrders, Captioned, Pages, Requested, Templated
-from plait.document import Blank, Document, Image, Text, Turn
+from plait.data.prompted import Asked, BothOrders, Captioned, Pages, Requested, Shown, Templated
+from plait.document import Blank, Document, Image, Text, Turn, Video
 from plait.errors import ConfigError, DocumentError
 from plait.text.tasks import TASKS
 
@@ -124,6 +124,12 @@ def test_both_orders_come_once(picture: Picture) -> None:
     assert orders == [["Image", "Image", "Text"], ["Text", "Image"], ["Text", "Image", "Image"], ["Image", "Text"]]
     with pytest.raises(DocumentError, match="document 0 has no words"):
         BothOrders(source=[Document(picture(0))])[0]
+
+
+def test_pictures_may_only_be_shown(picture: Picture) -> None:
+    first, second = picture(0), picture(1)
+    shown = Shown(source=[Document(["a ", first, "dog", second])])
+    assert len(shown) == 1 and shown[0].pieces == (Video((first, second)), Text("a dog"))
 
 
 def test_pages_are_cut_behind_the_text_of_their_last_picture(picture: Picture) -> None:

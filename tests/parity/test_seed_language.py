@@ -16,7 +16,7 @@ from torch import Tensor
 
 from plait.checkpoints.keymap import KeyMap
 from plait.checkpoints.parts import LLAMA
-from plait.checkpoints.seed_language import ADAPTERS
+from plait.checkpoints.seed import ADAPTERS
 from plait.document import Blank, Document, Image, Piece, Turn, Video, middles
 from plait.generate.engine import Settings
 from plait.generate.model import Model

@@ -5,20 +5,36 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from plait.checkpoints.directory import load, save
+from plait.checkpoints.parts import CLIP as CLIP_NAMES
 from plait.data.prompted import BothOrders, Pages, Requested
-from plait.data.shards import ShardWriter
+from plait.data.shards import ShardWriter, training
 from plait.document import Document, Image, Turn, Video
 from plait.errors import CheckpointError, ConfigError
+from plait.nn.clip import CLIP, CLIPConfig, CLIPImage, CLIPTextConfig
 from plait.nn.lora import LAYERS, LoRAConfig
+from plait.nn.qformer import TextConfig
+from plait.nn.vit import VITConfig
 from plait.recipes import find
-from plait.recipes.seed import ADAPTED, INSTRUCTIONS, PRETRAINING, WHOLE, started
+from plait.recipes.seed import (
+    ADAPTED,
+    INSTRUCTIONS,
+    PRETRAINING,
+    WHOLE,
+    Teacher,
+    codes_stage,
+    contrast_stage,
+    forget_texts,
+    started,
+)
 from plait.systems.minigpt4 import build as build_minigpt4
 from plait.systems.seed import SEED_8B, TINY, Seed, vocabulary
 from plait.text.pieces import SentencePiece
@@ -26,7 +42,7 @@ from plait.text.requests import DRAW, TASKS
 from plait.train.adapters import Adapt, merge
 from plait.train.optim import assign
 from plait.train.run import Run, shortened
-from plait.train.stage import Recipe, Schedule, Stage
+from plait.train.stage import EpochSchedule, Optimiser, Recipe, Schedule, Stage
 
 Picture = Callable[[int], Image]
 MODEL = SentencePiece.train([way.asked for way in DRAW], 320).model
@@ -157,9 +173,87 @@ class _Eight(SentencePiece):
 
 
 def _optimiser(patterns: tuple[str, ...]) -> Any:
-    from plait.train.stage import Optimiser
-
     return Optimiser(train=patterns, lr=1.0)
+
+
+def test_the_tokenizer_s_stages_have_the_published_numbers(given: dict[str, str]) -> None:
+    pairs = f"pairs={given['captions']}"
+    contrast, codes = find("seed/paper", ["base=nowhere", pairs, "teacher=nowhere", "contrast=true"]).stages
+    assert (contrast.name, contrast.steps, contrast.data.rows) == ("contrast", 50_000, 64 * 64)
+    assert (codes.name, codes.steps, codes.data.rows) == ("codes", 2_500_000, 256 * 64)
+    assert codes.data.reads == "pictures" and contrast.accumulate == codes.accumulate == 1
+    for stage, peak in ((contrast, 3e-5), (codes, 1e-4)):
+        (update,) = stage.updates
+        plain, decayed = update.optimisers
+        assert (plain.lr, plain.weight_decay, decayed.lr, decayed.weight_decay) == (peak, 0.0, peak, 0.05)
+        assert plain.betas == decayed.betas == (0.9, 0.999) and update.clip is None
+        assert isinstance(stage.schedule, EpochSchedule) and stage.schedule.stepped
+        found = [peak * stage.schedule.factor(step, stage.steps) for step in (0, 1000, 2000, 4999)]
+        assert found == pytest.approx([0.01 * peak, 0.505 * peak, peak, peak])
+    texts = TextConfig(vocabulary=600, positions=40)
+    tokenizer = replace(SMALL.tokenizer, qformer=replace(SMALL.tokenizer.qformer, text=texts))
+    with torch.device("meta"):
+        system = Seed(replace(SMALL, tokenizer=tokenizer), vocabulary(MODEL, SMALL.tokenizer.codes))
+    named = dict(system.named_parameters())
+    plain, decayed = assign(contrast.updates[0].optimisers, list(named))
+    parts = ("qformer", "vision_norm", "heads_of_qformer")
+    assert set(plain + decayed) == {n for n in named if n.startswith(tuple(f"tokenizer.{part}." for part in parts))}
+    assert all((named[name].ndim < 2) == (name in plain) for name in plain + decayed)
+    forget_texts(system)
+    named = dict(system.named_parameters())
+    assert system.config == SMALL and not any("text" in name for name in named)
+    plain, decayed = assign(codes.updates[0].optimisers, list(named))
+    still = ("vision.", "vision_norm.", "qformer.")
+    moved = {name for name in named if name.startswith("tokenizer.")}
+    assert set(plain + decayed) == {n for n in moved if not n.startswith(tuple(f"tokenizer.{part}" for part in still))}
+    assert all((named[name].ndim < 2) == (name in plain) for name in plain + decayed)
+
+
+def test_a_step_of_the_tokenizer_s_stages(given: dict[str, str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    texts = TextConfig(vocabulary=SMALL.language.vocabulary, positions=80)
+    tokenizer = replace(SMALL.tokenizer, qformer=replace(SMALL.tokenizer.qformer, text=texts))
+    base = save(Seed(replace(SMALL, tokenizer=tokenizer), vocabulary(MODEL, SMALL.tokenizer.codes)), tmp_path / "base")
+    source = training(given["captions"])
+    eye = replace(SMALL.tokenizer.vision, depth=1)
+    teacher = partial(lambda system: CLIPImage(eye, SMALL.tokenizer.embedding).requires_grad_(False))
+    stages = (contrast_stage(source, steps=10), codes_stage(source, teacher, steps=10))
+    stages = tuple(
+        replace(stage, precision="fp32", data=replace(stage.data, rows=3, window=6), schedule=Schedule())
+        for stage in stages
+    )
+    recipe = Recipe(name="stages", build=partial(started, str(base)), stages=stages)
+    Run(shortened(recipe, 1), tmp_path / "run").train()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["contrast", "codes"]
+    trained, before = load(tmp_path / "run"), load(base).state_dict()
+    assert isinstance(trained, Seed) and trained.config == SMALL
+    moved = {name for name, one in trained.state_dict().items() if not torch.equal(one, before[name])}
+    assert {name.split(".")[1] for name in moved} >= {"qformer", "down", "quantiser", "generate", "reconstruct", "head"}
+    assert not any(name.startswith(("language.", "tokenizer.vision.")) for name in moved)
+
+
+def test_a_teacher_is_the_tower_of_a_clip(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        image=VITConfig(image_size=8, patch=4, width=12, depth=1, heads=3, hidden=8, eps=1e-5),
+        text=CLIPTextConfig(vocabulary=9, positions=5, width=12, depth=1, heads=3, hidden=8),
+        shared=6,
+    )
+    clip = CLIP(config).requires_grad_(False)
+    for weight in clip.parameters():
+        weight.normal_()
+    with pytest.raises(CheckpointError):
+        Teacher(folder=str(tmp_path))(None)  # type: ignore[arg-type]
+    save_file({k: v.contiguous() for k, v in CLIP_NAMES.write(clip.state_dict().items())}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="tells no heads of a tower of pictures: give CLIP's folder"):
+        Teacher(folder=str(tmp_path))(None)  # type: ignore[arg-type]
+    told = {"vision_config": {"num_attention_heads": 3, "hidden_act": config.activation}}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    teacher = Teacher(folder=str(tmp_path))(None)  # type: ignore[arg-type]
+    pixels = torch.randn(2, 3, 8, 8)
+    found, wanted = teacher(pixels), clip.image_projection(clip.image(pixels)[:, 0])
+    assert torch.equal(found, wanted) and not any(weight.requires_grad for weight in teacher.parameters())
 
 
 def test_two_steps_of_every_stage(recipe: Recipe, base: Path, tmp_path: Path) -> None:
@@ -186,8 +280,10 @@ def test_two_steps_of_every_stage(recipe: Recipe, base: Path, tmp_path: Path) ->
 def test_what_is_missing_is_said(given: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="seed/paper needs a value for base"):
         find("seed/paper")
-    with pytest.raises(ConfigError, match=r"seed/paper has no data: give --set data"):
+    with pytest.raises(ConfigError, match=r"seed/paper has no data: give --set pairs=DIR"):
         find("seed/paper", ["base=nowhere"])
+    with pytest.raises(ConfigError, match="without a teacher: give --set teacher=DIR"):
+        find("seed/paper", ["base=nowhere", f"pairs={given['captions']}"])
     for argument in ("data", "instructions"):
         wrong = json.dumps({"mcm4": "nowhere"})
         with pytest.raises(ConfigError, match="no source 'mcm4'"):

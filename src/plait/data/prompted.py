@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.data.packs import Source
-from plait.document import Document, Image, Text, Turn
+from plait.document import Document, Image, Text, Turn, Video
 from plait.errors import ConfigError, DocumentError, hint
 from plait.text.requests import TASKS
 from plait.text.tasks import Template
@@ -161,6 +161,25 @@ class BothOrders:
         document = self.source[number]
         words = Text(_words(document, number))
         return Document([words, *document.images] if (number + time) % 2 else [*document.images, words])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The pictures of each document, which are read alone, then its words: what pictures are compared with texts by."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Document:
+        """Document i.
+
+        Raises:
+            DocumentError: it has no words, or pieces that are neither text nor pictures.
+        """
+        document = self.source[i]
+        return Document([Video(tuple(document.images)), Text(_words(document, i))])
 
 
 @dataclass(frozen=True, kw_only=True)

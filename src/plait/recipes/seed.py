@@ -1,12 +1,14 @@
 """SEED-LLaMA's stages (arXiv 2310.01218): pictures become words of a language model, which then answers with both.
 
+    contrast   the causal Q-Former, by pictures and their captions
+    codes      codebook and de-tokenizer; what is before them stays
     pretrain   adapters, tables and norms, on captions, pages, videos and text
     whole      the adapters merged, then all but the input table
     instruct   adapters anew, on instructions
 
-`paper` has them with the published numbers. Those of the second are not published, nor how many documents a step of the
-third has: both are marked as inferred. In the released code a micro-batch is of one source; here documents are mixed
-and share rows, in the same proportions.
+`paper` has them with the published numbers. Those of `whole` are not published, nor how many documents a step of
+`instruct` has: both are marked as inferred. In the released code a micro-batch is of one source; here documents are
+mixed and share rows, in the same proportions.
 """
 
 from __future__ import annotations
@@ -14,20 +16,24 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from plait.checkpoints import directory
+from plait.checkpoints.teacher import clip_image
+from plait.data.crops import RandomCrop
 from plait.data.packs import Data, Source
-from plait.data.prompted import BothOrders, Pages, Requested
+from plait.data.prompted import BothOrders, Pages, Requested, Shown
 from plait.data.shards import training
 from plait.errors import CheckpointError, ConfigError, hint
 from plait.nn.lora import LAYERS, LoRAConfig
+from plait.objectives.seed_tokenizer import CausalContrast, CodesAndEmbedding
 from plait.objectives.tokens import NextToken
 from plait.systems.seed import Seed
 from plait.train.adapters import Adapt, merge
-from plait.train.stage import Optimiser, Recipe, Schedule, Stage, Update
+from plait.train.stage import EpochSchedule, Objective, Optimiser, Recipe, Schedule, Stage, Update
 
 SEED = 42
 LENGTH = 1024  # elements of the longest document
@@ -44,6 +50,26 @@ ADAPTED = (
 """What trains beside adapters: both tables and all norms."""
 WHOLE = ("language.decoder.*", "language.head.weight")
 """All but the input table."""
+
+
+EPOCH = 5000  # steps, in the training of the tokenizer
+
+_COMPARED = ("tokenizer.qformer.", "tokenizer.heads_of_qformer.")
+_CODED = tuple(f"tokenizer.{part}." for part in ("down", "quantiser", "up", "reconstruct", "generate", "head"))
+COMPARED = (
+    (*(f"{part}*bias" for part in _COMPARED), "tokenizer.*_norm.*", "tokenizer.qformer.*norm.weight", "*.temperature"),
+    tuple(f"{part}*" for part in _COMPARED),
+)
+"""What the first stage of the tokenizer trains: without decay, and with it."""
+CODED = (
+    (
+        *(f"{part}*bias" for part in _CODED if "quantiser" not in part),
+        "tokenizer.reconstruct.*norm.weight",
+        "tokenizer.generate.*norm.weight",
+    ),
+    tuple(f"{part}*" for part in _CODED),
+)
+"""The same of its second stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +139,9 @@ INSTRUCTIONS = {  # name -> weight, and a task of plait.text.requests.TASKS
 
 def paper(
     base: str,
+    pairs: str = "",
+    teacher: str = "",
+    contrast: bool = False,
     data: Mapping[str, str] | None = None,
     instructions: Mapping[str, str] | None = None,
     whole: bool = True,
@@ -123,14 +152,23 @@ def paper(
 
     Args:
         base: what it begins with: of `plait import seed`, or a run.
+        pairs: pictures with captions for the tokenizer, of `plait data import`.
+        teacher: the folder of CLIP, whose embeddings of pictures the codes are to give (laion/CLIP-ViT-H-14-laion2B).
+        contrast: with the first stage of the tokenizer, for a base whose Q-Former has a text branch.
         data: name in `PRETRAINING` -> directory of `plait data import`.
         instructions: name in `INSTRUCTIONS` -> directory of records.
         whole: with the stage of all weights behind that of adapters.
 
     Raises:
-        ConfigError: no such source, or no data for any stage.
+        ConfigError: no such source, no data for any stage, or pairs without a teacher.
     """
     stages: list[Stage] = []
+    if pairs:
+        if not teacher:
+            raise ConfigError(f"pairs {pairs} without a teacher: give --set teacher=DIR, the folder of a CLIP")
+        source = training(pairs)
+        stages += [contrast_stage(source, steps=10 * EPOCH)] if contrast else []
+        stages.append(codes_stage(source, Teacher(folder=teacher), steps=500 * EPOCH))
     if data:
         _check(data, PRETRAINING)
         pairs = _pretraining(data)
@@ -139,7 +177,7 @@ def paper(
     if instructions:
         stages.append(instruct_stage(_instructions(instructions), steps=50_000))
     if not stages:
-        raise ConfigError("seed/paper has no data: give --set data.NAME=DIR (pretraining) or instructions.NAME=DIR")
+        raise ConfigError("seed/paper has no data: give --set pairs=DIR, data={NAME: DIR} or instructions={NAME: DIR}")
     return Recipe(name="seed/paper", build=functools.partial(started, base), stages=tuple(stages))
 
 
@@ -186,6 +224,93 @@ def _instructions(given: Mapping[str, str]) -> Data:
         rows=PRETRAINING["mmc4"].rows * CARDS // 2,  # inferred: 32 cards, with as many elements on each
         length=LENGTH - 1,
         seed=SEED,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """What codes are to give: CLIP's embeddings of pictures, which are not trained."""
+
+    folder: str
+
+    def __call__(self, system: Seed) -> nn.Module:
+        """The tower of the folder.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        return clip_image(self.folder)
+
+
+def forget_texts(system: Seed) -> None:
+    """Takes away what compares pictures with texts, if it is there: for `before` of a stage behind that."""
+    if system.config.tokenizer.qformer.text:
+        system.tokenizer.forget_texts()
+        system.config = replace(system.config, tokenizer=system.tokenizer.config)
+
+
+def contrast_stage(source: Source, *, steps: int) -> Stage:
+    """The causal Q-Former, by whole batches of pictures and captions of up to 32 words.
+
+    Not as released: captions are read in the words of the language model, not in BERT's; pictures are not mirrored.
+    """
+    return Stage(
+        name="contrast",
+        data=Data(
+            sources={"pairs": Shown(source=source)},
+            rows=64 * CARDS,
+            length=66,
+            policy="alone",
+            transforms=(RandomCrop(),),
+            seed=SEED,
+        ),
+        updates=(_tokenizer_update(CausalContrast(), COMPARED, 3e-5),),
+        steps=steps,
+        schedule=_epochs(steps),
+        precision="bf16",
+        seed=SEED,
+    )
+
+
+def codes_stage(source: Source, teacher: Callable[[Seed], nn.Module], *, steps: int) -> Stage:
+    """Codebook, both branches and head; what reads pictures stays. Not as released: pictures are not mirrored."""
+    return Stage(
+        name="codes",
+        data=Data(
+            sources={"pairs": source},
+            rows=256 * CARDS,
+            length=64,
+            policy="alone",
+            reads="pictures",
+            transforms=(RandomCrop(),),
+            seed=SEED,
+        ),
+        updates=(_tokenizer_update(CodesAndEmbedding(), CODED, 1e-4),),
+        companions={"teacher": teacher},
+        before=(forget_texts,),
+        steps=steps,
+        schedule=_epochs(steps),
+        precision="bf16",
+        seed=SEED,
+    )
+
+
+def _epochs(steps: int) -> EpochSchedule:
+    """LAVIS' of both stages: from a hundredth of the rate in 2,000 steps, then by epochs to a tenth."""
+    return EpochSchedule(epoch=EPOCH, warmup=2000, start=0.01, final=0.1, stepped=True)
+
+
+def _tokenizer_update(objective: Objective, trained: tuple[tuple[str, ...], tuple[str, ...]], lr: float) -> Update:
+    """AdamW as published: no decay of biases and norms, no limit to the gradient."""
+    betas = (0.9, 0.999)
+    plain, decayed = trained
+    return Update(
+        objective=objective,
+        optimisers=(
+            Optimiser(train=plain, lr=lr, betas=betas),
+            Optimiser(train=decayed, lr=lr, betas=betas, weight_decay=0.05),
+        ),
+        clip=None,
     )
 
 

@@ -174,13 +174,14 @@ def vocabulary(
 
     Args:
         model: the content of a `tokenizer.model`.
-        added: word -> id, as a published folder lists them; else the codes, `<img>` and `</img>`, in this order.
+        added: word -> id, as a published folder lists them; where it lists no `<img>`, it is the codes, `<img>` and
+            `</img>` in this order.
 
     Raises:
         CheckpointError: the list has not one id for each.
     """
     names = [*(CODE.format(code) for code in range(codes)), BEGIN, END]
-    if added is None:
+    if added is None or BEGIN not in added:
         first = len(SentencePiece(model))
         added = {name: first + i for i, name in enumerate(names)}
     lacking = [name for name in names if name not in added]
