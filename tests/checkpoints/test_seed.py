@@ -87,7 +87,9 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_published_files_and_back(system: Seed, files: Path, changes: Path, tmp_path: Path) -> None:
-    assert sorted(path.name for path in files.iterdir() if path.suffix != ".json" and path.name != "tokenizer.model") == [
+    assert sorted(
+        path.name for path in files.iterdir() if path.suffix != ".json" and path.name != "tokenizer.model"
+    ) == [
         "eva_vit_g.pth",
         "language",
         "seed_quantizer.pt",

@@ -21,7 +21,6 @@ from plait.document import Blank, Document, Image, Piece, Turn, Video, middles
 from plait.generate.engine import Settings
 from plait.generate.model import Model
 from plait.generate.sampling import distribution
-from plait.nn.attention import Visibility
 from plait.nn.llama import LLaMA, LLaMAConfig
 from plait.nn.lora import LAYERS, LoRAConfig, adapt, merge
 from plait.nn.qformer import QFormerConfig
@@ -29,7 +28,7 @@ from plait.nn.vit import VITConfig
 from plait.objectives.tokens import NextToken
 from plait.recipes.seed import ADAPTED, WHOLE
 from plait.sequence import Batch, Collator, Sequence, Slot, Span, Target
-from plait.systems.base import Emitted, Grammar, Next, Stop
+from plait.systems.base import Grammar, Next, Stop
 from plait.systems.seed import Seed, SeedConfig, SeedFormat, vocabulary
 from plait.systems.seed_tokenizer import SeedTokenizerConfig
 from plait.text import requests
@@ -50,7 +49,9 @@ def config(strips: bool = True) -> SeedConfig:
     vit, queries, llm = CONFIG["vit"], CONFIG["qformer"]["num_query_token"], CONFIG["llm"]
     return SeedConfig(
         tokenizer=SeedTokenizerConfig(
-            vision=VITConfig(image_size=vit["image_size"], patch=vit["patch_size"], width=8, depth=1, heads=1, hidden=8),
+            vision=VITConfig(
+                image_size=vit["image_size"], patch=vit["patch_size"], width=8, depth=1, heads=1, hidden=8
+            ),
             qformer=QFormerConfig(width=12, depth=1, heads=1, hidden=8, queries=queries, image_width=8, causal=True),
             codes=CONFIG["codebook"]["n_embed"],
             code_width=4,

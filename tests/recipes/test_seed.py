@@ -245,7 +245,9 @@ def test_a_teacher_is_the_tower_of_a_clip(tmp_path: Path) -> None:
         weight.normal_()
     with pytest.raises(CheckpointError):
         Teacher(folder=str(tmp_path))(None)  # type: ignore[arg-type]
-    save_file({k: v.contiguous() for k, v in CLIP_NAMES.write(clip.state_dict().items())}, tmp_path / "model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in CLIP_NAMES.write(clip.state_dict().items())}, tmp_path / "model.safetensors"
+    )
     with pytest.raises(CheckpointError, match="tells no heads of a tower of pictures: give CLIP's folder"):
         Teacher(folder=str(tmp_path))(None)  # type: ignore[arg-type]
     told = {"vision_config": {"num_attention_heads": 3, "hidden_act": config.activation}}

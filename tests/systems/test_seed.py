@@ -144,7 +144,11 @@ def test_a_picture_is_drawn_from_codes_and_seed_away_from_others(system: Seed, m
 
     def decode(codes: torch.Tensor, generators: list[torch.Generator], negative: torch.Tensor | None) -> list[Image]:
         given.append(
-            (codes.tolist(), [one.initial_seed() for one in generators], None if negative is None else negative.tolist())
+            (
+                codes.tolist(),
+                [one.initial_seed() for one in generators],
+                None if negative is None else negative.tolist(),
+            )
         )
         return [Image(b"")] * len(codes)
 

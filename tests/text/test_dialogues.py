@@ -25,9 +25,7 @@ def talk(picture: Picture) -> list[Turn]:
 def test_a_prompt_is_one_string(picture: Picture) -> None:
     turns = talk(picture)
     place = "<ImageHere>"
-    assert as_string(VICUNA.prompt(turns)) == (
-        f"USER: {place}what?\nASSISTANT: This: {place}\nUSER: and?\nASSISTANT:"
-    )
+    assert as_string(VICUNA.prompt(turns)) == (f"USER: {place}what?\nASSISTANT: This: {place}\nUSER: and?\nASSISTANT:")
     assert as_string(LLAMA2.prompt(turns)) == f"[INST] {place}what? [/INST]\nThis: {place}\n[INST] and? [/INST]\n"
     system = [Turn("system", "Be {kind}."), *turns[:1]]
     assert as_string(VICUNA.prompt(system)) == f"Be {{kind}}.\nUSER: {place}what?\nASSISTANT:"

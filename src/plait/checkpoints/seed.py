@@ -94,7 +94,9 @@ def _strips(folder: Path) -> bool:
     listed = read_json(folder / _MAP).get("additional_special_tokens", []) if (folder / _MAP).is_file() else []
     path = folder / "tokenizer_config.json"
     later = read_json(path).get("added_tokens_decoder", {}) if path.is_file() else {}
-    described = [one for one in [*listed, *later.values()] if isinstance(one, dict) and one.get("content") in (BEGIN, END)]
+    described = [
+        one for one in [*listed, *later.values()] if isinstance(one, dict) and one.get("content") in (BEGIN, END)
+    ]
     return all(one.get("lstrip") or one.get("rstrip") for one in described)
 
 
@@ -128,8 +130,8 @@ class SeedFiles(Published):
         needed, listed = self._words(file, tokenizer["codes"])
         if rows < needed and listed:
             raise CheckpointError(
-                f"{file.path}: has {rows} rows for {needed} words, those of {tokenizer['codes']} codes among them: give "
-                "the tokenizer and the language model of one release"
+                f"{file.path}: has {rows} rows for {needed} words, {tokenizer['codes']} codes among them: give the "
+                "tokenizer and the language model of one release"
             )
         if rows < needed:
             notes.append(f"{file.path.name} has no words for pictures: {needed - rows} that have learned nothing yet")
@@ -140,7 +142,9 @@ class SeedFiles(Published):
             "strips": _strips(file.folder),
         }
         config = from_plain(SeedConfig, over(plain, changes))
-        tables = {kind: table.under(ours="tokenizer.") for kind, table in tokenizer_tables(given, config.tokenizer).items()}
+        tables = {
+            kind: table.under(ours="tokenizer.") for kind, table in tokenizer_tables(given, config.tokenizer).items()
+        }
         drawn = {name for part, name in TOKENIZER_LICENCES.items() if part != "decoder" or config.tokenizer.decoder}
         return Plan(
             system=Seed,
@@ -165,8 +169,8 @@ class SeedFiles(Published):
         path, listed = file.folder / TOKENIZER, file.folder / ADDED
         if not path.is_file():
             raise CheckpointError(
-                f"{path}: no such file: put LLaMA's tokenizer.model beside the language model; a tokenizer.json does not "
-                "do, other ids come of it"
+                f"{path}: no such file: put LLaMA's tokenizer.model beside the language model; a tokenizer.json does "
+                "not do, other ids come of it"
             )
         added = read_json(listed) if listed.is_file() else {}
         if BEGIN in added:

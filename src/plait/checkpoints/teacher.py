@@ -14,9 +14,10 @@ from plait.errors import CheckpointError
 from plait.nn.clip import CLIPImage
 from plait.nn.vit import VITConfig
 
-
 _TEXTS = "of texts, of which the teacher is asked for none"
-_TABLE = CLIP | KeyMap({}, ignored=dict.fromkeys(("text_model.{rest}", "text_projection.weight", "logit_scale"), _TEXTS))
+_TABLE = CLIP | KeyMap(
+    {}, ignored=dict.fromkeys(("text_model.{rest}", "text_projection.weight", "logit_scale"), _TEXTS)
+)
 
 
 def clip_image(folder: str | Path) -> CLIPImage:

@@ -4,8 +4,8 @@
                                          ├─▶ <s> words <img> codes </img> words </s> ─▶ LLaMA ─▶ next word or code
     text ──────SentencePiece──▶ words ───┘                                                 └─▶ codes ──unCLIP──▶ picture
 
-The codes are words of their own, `<img_00000>` and so on, between `<img>` and `</img>`. What the paper leaves open is as
-in the released code. Pretrained, the model goes on with documents; tuned, it answers in conversations.
+The codes are words of their own, `<img_00000>` and so on, between `<img>` and `</img>`. What the paper leaves open is
+as in the released code. Pretrained, the model goes on with documents; tuned, it answers in conversations.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from plait.config import from_plain
 from plait.document import Blank, Document, Image, Piece, Video
-from plait.errors import CheckpointError, ConfigError, DocumentError, InputError
+from plait.errors import CheckpointError, ConfigError, InputError
 from plait.nn import lora
 from plait.nn.attention import KVCache
 from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
@@ -36,7 +36,7 @@ from plait.systems.seed_tokenizer import READER, SeedTokenizer, SeedTokenizerCon
 from plait.text.dialogues import DIALOGUES, spoken
 from plait.text.pieces import SentencePiece
 from plait.text.requests import DRAW
-from plait.text.templates import Segment, merge
+from plait.text.templates import Segment
 
 TOKENIZER, ADDED = "tokenizer.model", "added_tokens.json"
 BEGIN, END, CODE = "<img>", "</img>", "<img_{:05d}>"
@@ -167,9 +167,7 @@ class Seed(System):
         return cls(sizes, vocabulary(model, sizes.tokenizer.codes, sizes.strips, added))
 
 
-def vocabulary(
-    model: bytes, codes: int, strips: bool = True, added: Mapping[str, int] | None = None
-) -> SentencePiece:
+def vocabulary(model: bytes, codes: int, strips: bool = True, added: Mapping[str, int] | None = None) -> SentencePiece:
     """Pieces, and the words of pictures behind them.
 
     Args:

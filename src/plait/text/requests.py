@@ -304,7 +304,10 @@ TASKS: dict[str, Task] = {
     "video": Task(_watched(4, ONE_WORD)),
     "long-video": Task(_watched(8)),
 }
-"""Task -> how its records are written. A record has its pictures and texts in order: `vqa` and `question` a question and
-an answer, `caption` and `draw` a caption, `edit` a picture and then an instruction and a picture for each step,
-`difference` two pictures, a question and an answer, `story` a text for each picture, the videos a question, or none, and
-an answer; `talk` is a conversation in turns. Half of `caption` are drawn, half of `story` told at once."""
+"""Task -> how its records are written.
+
+A record has its pictures and texts in order: `vqa` and `question` a question and an answer, `caption` and `draw` a
+caption, `edit` a picture and then an instruction and a picture for each step, `difference` two pictures, a question and
+an answer, `story` a text for each picture, the videos a question, or none, and an answer; `talk` is a conversation in
+turns. Half of `caption` are drawn, half of `story` told at once.
+"""
