@@ -77,8 +77,8 @@ def build(optimiser: Optimiser, parameters: Mapping[str, nn.Parameter]) -> Optim
 class TransformersAdamW(Optimizer):
     """Adam as transformers' `adamw_hf` has it (4.30): p -= lr c2 / c1 m / (sqrt(v) + eps), then p *= 1 - lr decay.
 
-    c1 = 1 - beta1^t and c2 = sqrt(1 - beta2^t) correct the moments. PyTorch's adds eps behind the correction of v, where
-    it counts for less while c2 is small, and decays before the step.
+    c1 = 1 - beta1^t and c2 = sqrt(1 - beta2^t) correct the moments. PyTorch's adds eps behind the correction of v,
+    where it counts for less while c2 is small, and decays before the step.
     """
 
     def __init__(
