@@ -464,7 +464,7 @@ def stage2_rqf(golden: Golden, system: SeedTokenizer) -> None:
 def unclip(golden: Golden, system: SeedTokenizer) -> None:
     given, wanted, drawer = golden.given, golden.wanted, system.decoder
     assert drawer is not None
-    settings = {"steps": golden.settings["steps"], "guidance": golden.settings["guidance_scale"]}
+    settings = {"steps": golden.settings["steps"], "guidance": float(golden.settings["guidance_scale"])}
     drawer.diffusion.config = replace(drawer.diffusion.config, **settings)
     labels = drawer.labels(given["image_embeds"], given["noise_positive"])
     assert_near(labels, wanted["class_labels_positive"])

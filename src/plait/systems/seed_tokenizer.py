@@ -279,6 +279,10 @@ class SeedTokenizer(System):
         vectors = self.down(self.qformer(self.see(pixels)))
         return nearest_rows(vectors, self.quantiser.codebook.weight)
 
+    def picture_codes(self, pixels: Float[Tensor, "m 3 y x"]) -> Int[Tensor, "m n"]:
+        """The same."""
+        return self.encode(pixels)
+
     def embed(self, codes: Int[Tensor, "m n"]) -> Float[Tensor, "m d"]:
         """CLIP's image embedding of codes; it has any length.
 
