@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
 import plait
+from plait import cli
 from plait.checkpoints import directory
 from plait.config import from_plain, to_plain
 from plait.document import Document, Image, Turn
@@ -108,6 +110,19 @@ def test_what_was_saved_is_loaded(seed_tokenizer: SeedTokenizer, tmp_path: Path)
     assert set(back.parts) == {
         "vision", "vision_norm", "qformer", "down", "quantiser", "up", "reconstruct", "generate", "head", "decoder"
     }  # fmt: skip
+
+
+def test_the_command_line(
+    seed_tokenizer: SeedTokenizer, picture: Callable[[int], Image], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(directory.save(seed_tokenizer, tmp_path / "tokenizer"))
+    picture(0).open().save(tmp_path / "cat.png")
+    command = ["generate", checkpoint, "--image", str(tmp_path / "cat.png"), "--seed", "1", "--out"]
+    assert cli.main([*command, str(tmp_path / "out")]) == 0
+    assert PIL.Image.open(tmp_path / "out" / "image-0.png").size == (8, 8)
+    capsys.readouterr()
+    assert cli.main(["info", checkpoint]) == 0
+    assert "decoder" in capsys.readouterr().out
 
 
 def test_texts_are_compared_and_then_forgotten(seed_tokenizer_config: SeedTokenizerConfig) -> None:
