@@ -24,6 +24,7 @@ COMMANDS = {  # name -> class in plait.commands, or of data in plait.commands_da
     "info": ("Info", "Tell what a run or a checkpoint is."),
     "data import": ("DataImport", "Turn a folder of pictures and words into shards."),
     "data curate": ("DataCurate", "Let a model describe pictures, as data for a second stage."),
+    "data tokenize": ("DataTokenize", "Write the pictures of shards as a model's codes."),
     "data inspect": ("DataInspect", "Count and measure a data directory, with a contact sheet."),
     "data shapes": ("DataShapes", "Write documents of the shapes world as shards."),
 }

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from golden import GRADIENTS, LOSSES, MODULES, PIXELS, Golden, Goldens, assert_near
+from golden import GRADIENTS, LOSSES, PIXELS, Golden, Goldens, assert_near
 from safetensors.torch import save_file
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
 
 from plait.checkpoints import directory
+from plait.checkpoints.minigpt4 import ASSEMBLED
 from plait.checkpoints.parts import CLIP
 from plait.checkpoints.published import check_manifest, export, import_files
 from plait.checkpoints.seed import published
@@ -227,8 +228,6 @@ def first_stage() -> SeedTokenizer:
     own = weights("causal") | {k: v for k, v in weights("quantizer").items() if k.startswith("ln_vision.")}
     state = dict(STAGE1_FILE.read(own.items(), {n: s for n, s in wanted.items() if STAGE1_FILE.published(n)}))
     tower = {k: v for k, v in weights("quantizer").items() if k.startswith("visual_encoder.")}
-    from plait.checkpoints.minigpt4 import ASSEMBLED
-
     state |= dict(ASSEMBLED.read(tower.items(), {n: s for n, s in wanted.items() if n.startswith("vision.")}))
     left = system.load_state_dict(state, strict=False)
     none = ("down.", "quantiser.", "up.", "reconstruct.", "generate.", "head.")
@@ -465,7 +464,7 @@ def stage2_rqf(golden: Golden, system: SeedTokenizer) -> None:
 def unclip(golden: Golden, system: SeedTokenizer) -> None:
     given, wanted, drawer = golden.given, golden.wanted, system.decoder
     assert drawer is not None
-    settings = {"steps": golden.settings["steps"], "guidance": golden.settings["guidance_scale"]}
+    settings = {"steps": golden.settings["steps"], "guidance": float(golden.settings["guidance_scale"])}
     drawer.diffusion.config = replace(drawer.diffusion.config, **settings)
     labels = drawer.labels(given["image_embeds"], given["noise_positive"])
     assert_near(labels, wanted["class_labels_positive"])
@@ -526,7 +525,10 @@ def test_the_published_files_are_known() -> None:
     report = {one["file"]: one for one in check_manifest(published(), FOLDER.parent / "published.json")}
     assert all(not one["missing"] and not one["unexpected"] for one in report.values())
     quantizer = next(one for name, one in report.items() if name.endswith("seed_quantizer.pt"))
-    assert (quantizer["mapped"], quantizer["ignored"]) == (369, 147)  # of 370 keys, one numbers positions; 146 are extra
+    assert (quantizer["mapped"], quantizer["ignored"]) == (
+        369,
+        147,
+    )  # of 370 keys, one numbers positions; 146 are extra
 
 
 def test_an_export_is_what_was_imported(imported: tuple[SeedTokenizer, Path], tmp_path: Path) -> None:

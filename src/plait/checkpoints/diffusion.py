@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from plait.checkpoints.keymap import KeyMap
@@ -199,5 +198,3 @@ def unclip_papers(name: str, config: UnCLIPConfig) -> dict[str, Any]:
         f"{name}/scheduler/scheduler_config.json": dict(diffusion.scheduler),
         f"{name}/image_noising_scheduler/scheduler_config.json": dict(config.noising),
     }
-
-

@@ -165,12 +165,16 @@ def tokenizer_sizes(given: Mapping[str, TensorFile], kinds: Items[Kind]) -> tupl
     return plain, notes
 
 
-def tokenizer_tables(given: Mapping[str, TensorFile], config: SeedTokenizerConfig) -> dict[str, KeyMap]:
-    """Kind -> table, of those that are given."""
+def tokenizer_tables(given: Mapping[str, TensorFile], config: SeedTokenizerConfig, ours: str = "") -> dict[str, KeyMap]:
+    """Kind -> table, of those that are given.
+
+    Args:
+        ours: the prefix of our names, with its dot, where it is a part.
+    """
     tables = {QUANTIZER: QUANTIZER_FILE, TOWER: vision_file(config.vision.depth)}
     if UNCLIP in given:
         tables[UNCLIP] = unclip_table(given[UNCLIP].shapes).under(ours="decoder.")
-    return {kind: table for kind, table in tables.items() if kind in given}
+    return {kind: table.under(ours=ours) for kind, table in tables.items() if kind in given}
 
 
 def tokenizer_exports(config: SeedTokenizerConfig, ours: str = "") -> list[Export]:

@@ -192,6 +192,14 @@ class ShardSource:
         where, value, _, _ = self._sample(i)
         return meta_of(value, where)
 
+    @property
+    def shards(self) -> list[tuple[Path, range]]:
+        """Each tar, and the numbers of its documents."""
+        return [
+            (tar, range(int(first), int(last)))
+            for tar, first, last in zip(self._tars, self._first, self._first[1:], strict=False)
+        ]
+
     def _sample(self, i: int) -> tuple[str, dict[str, Any], dict[str, Member], int]:
         if not 0 <= i < len(self):
             raise IndexError(f"document {i} of {len(self)} in {self.root}")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from plait.errors import ConfigError, hint
@@ -33,12 +33,12 @@ class ImageDecoder(Protocol):
     """Turns vectors into pictures."""
 
     def draw(
-        self, vectors: Float[Tensor, "m *c"], generators: Items[torch.Generator], negative: Tensor | None = None
+        self, vectors: Tensor, generators: Items[torch.Generator], negative: Tensor | None = None
     ) -> Float[Tensor, "m 3 y x"]:
         """Pixels, in [-1, 1] but for what overshoots.
 
         Args:
-            vectors: of each picture.
+            vectors: (m, ...), those of each picture.
             generators: of the noise of each, on the CPU; one may stand for several, which then take theirs in order.
             negative: what the pictures are guided away from, one for all or one for each; None: as it was published.
         """
@@ -268,8 +268,8 @@ class UnCLIP(nn.Module):
         return self.text.states(ids)
 
 
-def level_embedding(level: Float[Tensor, " m"], width: int) -> Float[Tensor, "m e"]:
-    """Cosines, then sines of a level times frequencies that fall from 1 to nearly 1/10,000; at level 0 ones and zeros."""
+def level_embedding(level: Int[Tensor, " m"], width: int) -> Float[Tensor, "m e"]:
+    """Cosines, then sines of a level times frequencies from 1 down to nearly 1/10,000; at level 0 ones and zeros."""
     half = width // 2
     frequencies = 10_000 ** (-torch.arange(half, device=level.device) / half)
     angles = level.float()[:, None] * frequencies

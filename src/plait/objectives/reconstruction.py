@@ -196,9 +196,7 @@ def observe(
         upkeep.observe(quantised, generator)
 
 
-def keep_up(
-    codebook: nn.Parameter, companions: Mapping[str, nn.Module], step: int, generator: torch.Generator
-) -> None:
+def keep_up(codebook: Tensor, companions: Mapping[str, nn.Module], step: int, generator: torch.Generator) -> None:
     """Lets the companion "upkeep", if there is one, move the codes by what all ranks saw in a step."""
     upkeep = companions.get("upkeep")
     if isinstance(upkeep, CodebookUpkeep):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from plait.objectives.contrastive import Captions, captions, info_nce, same_texts, told
 from plait.objectives.gather import all_gather_rows
-from plait.objectives.reconstruction import keep_up, per_picture, pictures
+from plait.objectives.reconstruction import companion, keep_up, observe, per_picture, pictures
 from plait.sequence import Batch
 from plait.systems.seed_tokenizer import SeedTokenizer
 
@@ -58,9 +58,7 @@ class CausalContrast:
         """The sum over this rank's pairs of both directions' mean."""
         return {"contrast": self.loss(system.tokenizer, batch.images, captions(batch))}
 
-    def loss(
-        self, tokenizer: SeedTokenizer, pixels: Float[Tensor, "m 3 y x"], texts: Captions
-    ) -> Float[Tensor, ""]:
+    def loss(self, tokenizer: SeedTokenizer, pixels: Float[Tensor, "m 3 y x"], texts: Captions) -> Float[Tensor, ""]:
         """The same of pictures and their texts."""
         image = tokenizer.image_features(pixels).float()
         text = tokenizer.text_features(texts.ids, texts.real).float()

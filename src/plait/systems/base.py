@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -361,6 +361,14 @@ class System(nn.Module, ABC):
     @abstractmethod
     def write(self, runs: Items[Emitted]) -> list[Image]:
         """The pictures of generated runs of kind "image"."""
+
+    def picture_codes(self, pixels: Float[Tensor, "m 3 y x"]) -> Int[Tensor, "m n"]:
+        """The codes that pictures are read as, from 0 on.
+
+        Raises:
+            ConfigError: it reads pictures as vectors, unless it says otherwise.
+        """
+        raise ConfigError(f"{self.name} makes no codes of pictures: give a model that does, as SEED's tokenizer")
 
     @property
     @abstractmethod

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class SeedTokenizerConfig:
     shared: int = 256
     """Width of the space in which pictures and texts are compared, where the Q-Former has a text branch."""
     bicubic: bool = False
-    """Pictures are resized by the bicubic filter, as in its own training, not by the bilinear one of all that uses it."""
+    """Pictures are resized by the bicubic filter, as in its own training, not by the bilinear one of all its users."""
     keep_ratio: bool = False
     """The short side is resized and the centre taken, rather than the whole squashed."""
     decoder: UnCLIPConfig | None = None
@@ -278,6 +279,10 @@ class SeedTokenizer(System):
         vectors = self.down(self.qformer(self.see(pixels)))
         return nearest_rows(vectors, self.quantiser.codebook.weight)
 
+    def picture_codes(self, pixels: Float[Tensor, "m 3 y x"]) -> Int[Tensor, "m n"]:
+        """The same."""
+        return self.encode(pixels)
+
     def embed(self, codes: Int[Tensor, "m n"]) -> Float[Tensor, "m d"]:
         """CLIP's image embedding of codes; it has any length.
 
@@ -397,7 +402,7 @@ class MLPHead(nn.Module):
         super().__init__()
         widths = (config.qformer.width, *config.narrowing)
         layers: list[nn.Module] = []
-        for i, (wide, narrow) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (wide, narrow) in enumerate(pairwise(widths)):
             layers += [nn.ReLU()] * (i > 0) + [nn.Linear(wide, narrow, bias=False)]
         self.narrow = nn.Sequential(*layers)
         self.out = nn.Linear(widths[-1] * config.codes_per_image, config.embedding)
