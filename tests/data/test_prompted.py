@@ -113,7 +113,7 @@ def test_every_record_comes_once_in_each_way_of_its_task(picture: Picture) -> No
     said = Counter((drawn[i].turns[0].text, drawn[i].turns[1].text) for i in range(60))
     assert len(said) == 60
     assert all(f"text {i % 3}" in drawn[i].turns[0].text for i in range(60))
-    with pytest.raises(ConfigError, match="no task 'drow'; perhaps you meant 'draw'"):
+    with pytest.raises(ConfigError, match="no task 'drow'; did you mean 'draw'"):
         Requested(source=source, task="drow")
 
 

@@ -32,7 +32,7 @@ from plait.checkpoints.outside import from_file, is_outside
 from plait.checkpoints.tensors import WEIGHTS, Shape, Spec, TensorFile, open_tensors, read_json, write_shards
 from plait.config import read_yaml, to_plain
 from plait.errors import CheckpointError, ConfigError, InputError, hint, listed
-from plait.nn.lora import merged_state
+from plait.nn.lora import merged_state, taken_away
 from plait.systems.base import System
 
 SHARD = 5_000_000_000
@@ -448,8 +448,9 @@ def export(
     exports = published.exports(system.config, format)
     weights = open_tensors(folder / WEIGHTS)
     constants = published.constants(system.config)
+    gone = taken_away(system) if any(one.merged for one in exports) else set()
     for name, tensor in directory.read(system, folder, description):  # before anything is written
-        if format == "published" and not any(one.table.published(name) for one in exports):
+        if format == "published" and name not in gone and not any(one.table.published(name) for one in exports):
             _check_constant(name, tensor, constants)
     partial = out.absolute().with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

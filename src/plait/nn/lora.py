@@ -158,6 +158,12 @@ def merge(module: nn.Module) -> None:
             module.set_submodule(name, child.merged())
 
 
+def taken_away(module: nn.Module) -> set[str]:
+    """The names of a module's tensors that are there no more once all adapters are merged."""
+    adapted = [(f"{name}." if name else "", child) for name, child in module.named_modules() if isinstance(child, LoRA)]
+    return {f"{prefix}{name}" for prefix, child in adapted for name in child.state_dict()}
+
+
 def merged_state(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """A state of `module`, one by one, as it is once all adapters are merged; the module's own weights are not read.
 

@@ -57,7 +57,12 @@ EPOCH = 5000  # steps, in the training of the tokenizer
 _COMPARED = ("tokenizer.qformer.", "tokenizer.heads_of_qformer.")
 _CODED = tuple(f"tokenizer.{part}." for part in ("down", "quantiser", "up", "reconstruct", "generate", "head"))
 COMPARED = (
-    (*(f"{part}*bias" for part in _COMPARED), "tokenizer.*_norm.*", "tokenizer.qformer.*norm.weight", "*.temperature"),
+    (
+        *(f"{part}*bias" for part in _COMPARED),
+        "tokenizer.vision_norm.*",
+        "tokenizer.qformer.*norm.weight",
+        "*.temperature",
+    ),
     tuple(f"{part}*" for part in _COMPARED),
 )
 """What the first stage of the tokenizer trains: without decay, and with it."""
@@ -171,9 +176,9 @@ def paper(
         stages.append(codes_stage(source, Teacher(folder=teacher), steps=500 * EPOCH))
     if data:
         _check(data, PRETRAINING)
-        pairs = _pretraining(data)
-        stages.append(pretrain_stage(pairs, steps=30_000))  # the paper goes on from step 10,000 of the 8B
-        stages += [whole_stage(pairs, steps=30_000)] if whole else []
+        mixed = _pretraining(data)
+        stages.append(pretrain_stage(mixed, steps=30_000))  # the released code merges at step 10,000
+        stages += [whole_stage(mixed, steps=30_000)] if whole else []
     if instructions:
         stages.append(instruct_stage(_instructions(instructions), steps=50_000))
     if not stages:

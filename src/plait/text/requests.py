@@ -171,7 +171,7 @@ def story(pictures: Items[Image], captions: Items[str], way: Exchange = NEXT) ->
     _check(pictures, captions)
     turns: list[Turn] = []
     for number in range(1, len(pictures)):
-        before = [Text(captions[0]), pictures[0]] if number == 1 else []
+        before: list[Piece] = [Text(captions[0]), pictures[0]] if number == 1 else []
         turns += [
             Turn("user", [*before, Text(captions[number] + way.asked)]),
             Turn("assistant", [Text(way.answered), pictures[number]]),
@@ -186,7 +186,7 @@ def story_at_once(pictures: Items[Image], captions: Items[str], way: Exchange = 
         DocumentError: as `story`.
     """
     _check(pictures, captions)
-    rest = [
+    rest: list[Piece] = [
         piece
         for text, picture in zip(captions[1:], pictures[1:], strict=True)
         for piece in (Text(f"\n{text}"), picture)
@@ -267,7 +267,8 @@ def _edited(record: Document, way: int) -> Document:
 
 def _differing(record: Document, way: int) -> Document:
     first, second = _images(record, 2)
-    return difference(first, second, *_texts(record, 2), named=not way)
+    question, told = _texts(record, 2)
+    return difference(first, second, question, told, named=not way)
 
 
 def _told(record: Document, way: int) -> Document:
