@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 
@@ -119,7 +118,7 @@ def test_the_command_line(
     picture(0).open().save(tmp_path / "cat.png")
     command = ["generate", checkpoint, "--image", str(tmp_path / "cat.png"), "--seed", "1", "--out"]
     assert cli.main([*command, str(tmp_path / "out")]) == 0
-    assert PIL.Image.open(tmp_path / "out" / "image-0.png").size == (8, 8)
+    assert Image(tmp_path / "out" / "image-0.png").open().size == (8, 8)
     capsys.readouterr()
     assert cli.main(["info", checkpoint]) == 0
     assert "decoder" in capsys.readouterr().out

@@ -145,8 +145,8 @@ class LatentDiffusion(nn.Module):
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
         self.config = config
-        self.unet: nn.Module = make("UNet2DConditionModel", config.unet)
-        self.vae: nn.Module = make("AutoencoderKL", config.vae)
+        self.unet: Any = make("UNet2DConditionModel", config.unet)
+        self.vae: Any = make("AutoencoderKL", config.vae)
         scheduler(config.scheduler)  # says what is wrong with it now
 
     @property
@@ -163,8 +163,11 @@ class LatentDiffusion(nn.Module):
         negative: Float[Tensor, "m f"],
     ) -> Float[Tensor, "m 3 height width"]:
         """Pixels of noise, `rows` pictures at once; see `denoise`."""
-        parts = zip(*(given.split(self.config.rows) for given in (latents, seen, labels, negative)), strict=True)
-        return torch.cat([self.pixels(self.denoise(*part)) for part in parts])
+        made = []
+        for first in range(0, len(latents), self.config.rows):
+            rows = slice(first, first + self.config.rows)
+            made.append(self.pixels(self.denoise(latents[rows], seen[rows], labels[rows], negative[rows])))
+        return torch.cat(made)
 
     def denoise(
         self,

@@ -17,7 +17,7 @@ the text all queries. The published programs add -10,000 to scores that are mask
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -240,6 +240,14 @@ class QFormer(nn.Module):
         seen = (order[:, None] >= order) & real[:, None]  # (b, t, t)
         attend = whole(nn.functional.pad(seen, (self.config.queries, 0), value=True))
         return self._through(self._embedding()(ids), 0, memory.before(attend))
+
+    def forget_text(self) -> None:
+        """Takes the text branch away."""
+        for block in self.blocks:
+            assert isinstance(block, QFormerBlock)
+            block.text_mlp = None
+        self.text = None
+        self.config = replace(self.config, text=None)
 
     def _through(
         self, x: Tensor, queries: int, attend: Sight, image: Tensor | None = None, real: Tensor | None = None

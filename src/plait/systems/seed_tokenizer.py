@@ -267,10 +267,8 @@ class SeedTokenizer(System):
 
     def forget_texts(self) -> None:
         """Takes the text branch of the Q-Former away, which only its first stage needs."""
-        for block in self.qformer.blocks:
-            block.text_mlp = None
-        self.qformer.text = self.heads_of_qformer = None
-        self.qformer.config = replace(self.qformer.config, text=None)
+        self.qformer.forget_text()
+        self.heads_of_qformer = None
         self.config = self.format.config = replace(self.config, qformer=self.qformer.config)
 
     @torch.no_grad()
