@@ -193,6 +193,7 @@ def test_pictures_are_read_by_the_tokenizer(system: Seed, picture: Picture) -> N
     with torch.no_grad():
         own = system(batch).own[seed_tokenizer.READER]
         codes = system.tokenizer.encode(batch.images)
+        assert torch.equal(system.picture_codes(batch.images), codes)
     assert torch.equal(own, codes + FORMAT.first_code) and own.shape == (1, N)
 
 
@@ -220,6 +221,12 @@ def test_words_of_pictures_may_have_any_ids_in_order(tmp_path: Path) -> None:
     codes["<img_00000>"], codes["<img_00127>"] = codes["<img_00127>"], codes["<img_00000>"]
     with pytest.raises(ConfigError, match="128 codes between 449 and 322: their ids must be in order"):
         SeedFormat(SMALL, vocabulary(MODEL, SMALL.tokenizer.codes, added={**listed, **codes}))
+
+
+def test_units_are_the_blocks_and_the_tokenizer(system: Seed) -> None:
+    modules = [module for module, _ in system.units]
+    assert modules[-1] is system.tokenizer and set(system.language.decoder.blocks) <= set(modules)
+    assert all(callable(getattr(system.tokenizer, method)) for method in system.units[-1][1])
 
 
 def test_tables_grow_by_small_rows() -> None:

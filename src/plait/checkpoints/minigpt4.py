@@ -274,7 +274,8 @@ def _tower(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
         return state_of(vision=eva_vit(config, nn.Identity())), vision_file(config.depth)
 
 
-def _language(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
+def language_hollow(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
+    """The tensors of a LLaMA, and their table."""
     config = from_plain(LLaMAConfig, language_sizes(shape_of(shapes), {}))
     with torch.device("meta"):
         return state_of(language=LLaMA(config)), LANGUAGE_FILE
@@ -359,7 +360,7 @@ class MiniGPT4Files(Published):
             what="a LLaMA",
             where="the folder of Vicuna v0 (Vision-CAIR/vicuna-7b or vicuna) or Llama-2-7b-chat-hf, with config.json "
             "and tokenizer.model",
-            hollow=_language,
+            hollow=language_hollow,
         ),
         Kind(
             name=PROJECTION,

@@ -3,7 +3,7 @@
 | file | table |
 | --- | --- |
 | the tokenizer's | `plait.checkpoints.seed_tokenizer` |
-| the folder of the language model, as transformers stores a LLaMA | `LANGUAGE_FILE` |
+| the folder of the language model, as transformers stores a LLaMA | `plait.checkpoints.minigpt4.LANGUAGE_FILE` |
 | adapters on it, as peft saves them in training; never published | `ADAPTERS_FILE` |
 
 Without a language model the tokenizer alone is imported. A language model without words for pictures, such as Vicuna,
@@ -18,19 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from plait.checkpoints.keymap import KeyMap, Source, Stacked
-from plait.checkpoints.minigpt4 import LLAMA2_LICENCE, LLAMA_LICENCE
+from plait.checkpoints.minigpt4 import LANGUAGE, LANGUAGE_FILE, LLAMA2_LICENCE, LLAMA_LICENCE, language_hollow
 from plait.checkpoints.parts import (
     LLAMA,
     FilePart,
     hugging_face,
     language_of,
-    language_sizes,
-    shape_of,
-    state_of,
 )
 from plait.checkpoints.published import Export, Kind, Plan, Published, over
 from plait.checkpoints.seed_tokenizer import (
@@ -42,15 +36,12 @@ from plait.checkpoints.seed_tokenizer import (
     tokenizer_sizes,
     tokenizer_tables,
 )
-from plait.checkpoints.tensors import Shape, TensorFile, read_json
+from plait.checkpoints.tensors import TensorFile, read_json
 from plait.config import from_plain
 from plait.errors import CheckpointError
-from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLaMA, LLaMAConfig
+from plait.nn.llama import LLAMA2_7B, LLAMA_7B
 from plait.systems.seed import ADDED, BEGIN, END, TOKENIZER, Seed, SeedConfig, grown
 from plait.text.pieces import SentencePiece
-
-LANGUAGE_FILE = LLAMA.under(ours="language.")
-LANGUAGE = "language"
 
 _MATRICES = {
     "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -77,12 +68,6 @@ ADAPTERS_FILE = (ADAPTERS | LLAMA).under("base_model.model.", "language.")
 
 _MAP = "special_tokens_map.json"
 _HUB = "https://huggingface.co/AILab-CVC/"
-
-
-def _language(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
-    config = from_plain(LLaMAConfig, language_sizes(shape_of(shapes), {}))
-    with torch.device("meta"):
-        return state_of(language=LLaMA(config)), LANGUAGE_FILE
 
 
 def _strips(folder: Path) -> bool:
@@ -115,7 +100,7 @@ class SeedFiles(Published):
             sign="model.embed_tokens.weight",
             what="SEED-LLaMA's language model",
             where=f"the folder of {_HUB}seed-llama-8b-sft, seed-llama-14b-sft or -pretrain",
-            hollow=_language,
+            hollow=language_hollow,
         ),
     )
 

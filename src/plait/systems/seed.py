@@ -119,6 +119,10 @@ class Seed(System):
         """The words for pictures. The tokenizer is never trained through the language model."""
         return self.tokenizer.encode(pixels) + self.format.first_code
 
+    def picture_codes(self, pixels: Float[Tensor, "m 3 side side"]) -> Int[Tensor, "m n"]:
+        """The tokenizer's own numbers of the codes, from 0 on."""
+        return self.tokenizer.encode(pixels)
+
     def codes_of(self, run: Emitted) -> tuple[int, ...]:
         """The codes of a picture that was written: what `negative` takes, for one."""
         return tuple(id - self.format.first_code for id in run.ids)
@@ -135,6 +139,12 @@ class Seed(System):
         codes = torch.tensor([self.codes_of(run) for run in runs], device=self.device)
         negative = None if self.negative is None else torch.tensor([self.negative], device=self.device)
         return self.tokenizer.decode(codes, [torch.Generator().manual_seed(run.seed) for run in runs], negative)
+
+    @property
+    def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
+        """The blocks, and the tokenizer, which is entered by what it is asked for."""
+        asked = ("encode", "decode", "embed", "tokenise", "image_features", "text_features")
+        return [*super().units, (self.tokenizer, asked)]
 
     @property
     def chance(self) -> Mapping[str, float]:
