@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from plait.document import Image
     from plait.retrieval.embed import Embedder
     from plait.systems.cm3leon import CM3Leon, CM3LeonConfig
+    from plait.systems.seed_tokenizer import SeedTokenizer, SeedTokenizerConfig
     from plait.text.bpe import BPE
 
 SENTENCES = ("a small red circle above a blue square", "the big green triangle", "what is it? a cat, and a dog.")
@@ -161,3 +162,60 @@ def embedder() -> Embedder:
     return Embedder(
         Towers(width=16, parts=(), texts=texts, pictures=pictures), {"checkpoint": "none", "fingerprints": {}}
     )
+
+
+@pytest.fixture(scope="session")
+def seed_tokenizer_config() -> SeedTokenizerConfig:
+    """6 codes of 16 a picture of 8 x 8 pixels, and an unCLIP of 3 steps that draws 8 x 8."""
+    from plait.nn.qformer import QFormerConfig
+    from plait.nn.vit import VITConfig
+    from plait.systems.seed_tokenizer import TINY, SeedTokenizerConfig
+
+    assert TINY.decoder is not None
+    diffusion = TINY.decoder.diffusion
+    unet = {
+        **diffusion.unet,
+        "sample_size": 4,
+        "block_out_channels": (8, 16),
+        "norm_num_groups": 4,
+        "cross_attention_dim": 8,
+        "projection_class_embeddings_input_dim": 24,
+    }
+    vae = {
+        **diffusion.vae,
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "block_out_channels": (4, 8),
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+    }
+    return SeedTokenizerConfig(
+        vision=VITConfig(image_size=8, patch=4, width=16, depth=1, heads=2, hidden=32),
+        qformer=QFormerConfig(width=16, depth=2, heads=2, hidden=32, queries=6, image_width=16, causal=True),
+        codes=16,
+        code_width=4,
+        embedding=12,
+        branch_depth=1,
+        branch_heads=2,
+        narrowing=(8, 4),
+        shared=8,
+        decoder=replace(TINY.decoder, embedding=12, diffusion=replace(diffusion, unet=unet, vae=vae, steps=3, rows=2)),
+    )
+
+
+@pytest.fixture(scope="session")
+def seed_tokenizer(seed_tokenizer_config: SeedTokenizerConfig) -> SeedTokenizer:
+    """Random weights, and codes among its own vectors, so that many are used. Shared: not to be changed."""
+    import torch
+
+    from plait.systems.seed_tokenizer import SeedTokenizer
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        system = SeedTokenizer(seed_tokenizer_config).eval()
+        for name, weight in system.named_parameters():
+            if weight.dim() > 1 and not name.startswith("decoder."):
+                weight.normal_(std=0.3)
+        vectors = system.down(system.qformer(system.see(torch.randn(3, 3, 8, 8))))  # (3, 6, 4)
+        system.quantiser.codebook.weight.copy_(vectors.flatten(0, 1)[:16])
+    return system

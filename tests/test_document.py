@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.document import Blank, Document, Image, Piece, Text, Turn, Video
+from plait.document import Blank, Document, Image, Piece, Text, Turn, Video, middles
 from plait.errors import DocumentError, ImageError
 
 names = st.text("abc/.é ", min_size=1, max_size=8).filter(lambda name: not name.startswith("/")).map(Path)
@@ -244,3 +244,13 @@ def test_documents_stand_before_another() -> None:
             Document("c").behind([wrong])
     with pytest.raises(DocumentError, match="'before' is a list, not dict"):
         Document.from_json({"pieces": [], "before": {}})
+
+
+def test_frames_of_a_video_from_the_middles_of_equal_parts() -> None:
+    assert middles(50, 4) == [5, 18, 30, 43]
+    assert middles(3, 8) == [0, 1, 2] and middles(0, 4) == []
+    video = Video(tuple(Image(f"{i}.png") for i in range(5)), tuple(float(i) for i in range(5)))
+    assert [frame.source for frame in video.middles(2).frames] == ["0.png", "3.png"]
+    assert video.middles(2).times == (0.0, 3.0) and Video(video.frames).middles(2).times == ()
+    with pytest.raises(DocumentError, match="0 frames of 5: ask for at least 1"):
+        video.middles(0)

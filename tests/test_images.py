@@ -263,6 +263,19 @@ def test_a_squashed_picture_is_whole() -> None:
     assert (square[:, :3] < 20).all() and (square[:, 5:] > 235).all()
 
 
+def test_bilinear_ways() -> None:
+    wide = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 33, 3), dtype=np.uint8))
+    assert np.array_equal(images.squash_bilinear(wide, 8), wide.resize((8, 8), PIL.Image.Resampling.BILINEAR))
+    resized = wide.resize((13, 8), PIL.Image.Resampling.BILINEAR)  # 13.2 is rounded down
+    assert np.array_equal(images.bilinear_square(wide, 8), resized.crop((2, 0, 10, 8)))  # so is 2.5
+
+
+def test_values_are_truncated_or_rounded() -> None:
+    values = np.full((3, 1, 1), 100.6 / 255 * 2 - 1, np.float32)
+    assert np.asarray(images.from_array(values))[0, 0, 0] == 100
+    assert np.asarray(images.from_array(values, rounded=True))[0, 0, 0] == 101
+
+
 def test_a_random_part_is_within_its_bounds() -> None:
     parts = np.array([images._part(120, 90, np.random.default_rng(seed), (0.5, 1.0)) for seed in range(400)])
     left, top, width, height = parts.T

@@ -25,6 +25,7 @@ COMMANDS = {  # name -> class in plait.commands, or of data in plait.commands_da
     "data import": ("DataImport", "Turn a folder of pictures and words into shards."),
     "data curate": ("DataCurate", "Let a model describe pictures, as data for a second stage."),
     "data memory": ("DataMemory", "Build a memory of documents that are found by what they show and say; search it."),
+    "data tokenize": ("DataTokenize", "Write the pictures of shards as a model's codes."),
     "data inspect": ("DataInspect", "Count and measure a data directory, with a contact sheet."),
     "data shapes": ("DataShapes", "Write documents of the shapes world as shards."),
 }

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from plait.commands import Answering, table
 from plait.errors import InputError
@@ -80,6 +80,47 @@ class DataInspect:
             out = self.out if self.out is None or name is None else self.out.with_stem(f"{self.out.stem}-{name}")
             inspection = inspect(ShardSource(self.directory, name), out, self.limit)
             table(f"{self.directory} {name or ''}", inspection.rows())
+
+
+@dataclass(frozen=True)
+class DataTokenize:
+    """Write the pictures of shards as codes, a file of JSON lines for each shard; the same command goes on.
+
+    Line i is document i: the codes of its pictures, null for one that cannot be read.
+    """
+
+    source: Positional[Path]
+    out: Path
+    checkpoint: Annotated[str, arg(name="with")]
+    """The model whose codes they are: SEED's tokenizer, SEED-LLaMA or CM3Leon."""
+    batch: int = 64
+    """Pictures that are read at once."""
+    system: str | None = None
+    """file.py:Class of a system from outside the package; the file is run."""
+
+    def __call__(self) -> None:
+        """Goes on where it was, and prints the counts."""
+        from plait.checkpoints.directory import find, load, read_description
+        from plait.data.tokenize import tokenize
+        from plait.errors import Interrupted
+
+        if self.batch < 1:
+            raise InputError(f"--batch {self.batch}: it must be at least 1")
+        parts = read_description(find(self.checkpoint))["parts"]
+        identity = {name: part.get("fingerprint") for name, part in parts.items()}
+        with _progress() as tell:
+            try:
+                counts = tokenize(
+                    self.source,
+                    self.out,
+                    {"parts": identity},
+                    lambda: load(self.checkpoint, system=self.system),
+                    self.batch,
+                    tell,
+                )
+            except KeyboardInterrupt as stop:
+                raise Interrupted("stopped; the same command goes on from there") from stop
+        table(f"{self.out}", [(name.replace("_", " "), str(count)) for name, count in vars(counts).items()])
 
 
 @dataclass(frozen=True)

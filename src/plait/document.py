@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -99,6 +100,24 @@ class Video:
     def __post_init__(self) -> None:
         if self.times and len(self.times) != len(self.frames):
             raise DocumentError(f"a video has {len(self.frames)} frames but {len(self.times)} times: give one for each")
+
+    def middles(self, count: int) -> Video:
+        """The frames in the middles of `count` equal parts, or of as many as there are frames."""
+        kept = middles(len(self.frames), count)
+        return Video(tuple(self.frames[i] for i in kept), tuple(self.times[i] for i in kept if self.times))
+
+
+def middles(frames: int, count: int) -> list[int]:
+    """The numbers of the frames in the middles of `count` equal parts of a video, the earlier of two.
+
+    Raises:
+        DocumentError: none is asked for.
+    """
+    if count < 1:
+        raise DocumentError(f"{count} frames of {frames}: ask for at least 1")
+    parts = min(count, frames)
+    borders = [i * frames // parts for i in range(parts + 1)] if parts else []
+    return [(first + last - 1) // 2 for first, last in pairwise(borders)]
 
 
 @dataclass(frozen=True)

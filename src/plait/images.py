@@ -131,9 +131,14 @@ def to_clip(picture: PIL.Image.Image, out: NDArray[np.float32] | None = None) ->
     return out
 
 
-def from_array(values: NDArray[np.float32]) -> PIL.Image.Image:
-    """The picture of (3, h, w) in [-1, 1]: clamped and truncated to 8 bits, as Chameleon's code does."""
+def from_array(values: NDArray[np.float32], rounded: bool = False) -> PIL.Image.Image:
+    """The picture of (3, h, w) in [-1, 1]: clamped and truncated to 8 bits, as Chameleon's code does.
+
+    Args:
+        rounded: to the nearest 8-bit value instead, as diffusers does.
+    """
     clipped = (np.clip(values, -1, 1) + 1) / 2 * 255
+    clipped = clipped.round() if rounded else clipped
     return PIL.Image.fromarray(clipped.astype(np.uint8).transpose(1, 2, 0))
 
 
@@ -162,6 +167,23 @@ def clip_square(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
 def squash(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
     """size x size with the bicubic filter; the ratio of the sides is not kept (MiniGPT-4)."""
     return picture.resize((size, size), PIL.Image.Resampling.BICUBIC)
+
+
+def squash_bilinear(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
+    """size x size with the bilinear filter; the ratio of the sides is not kept (SEED-LLaMA)."""
+    return picture.resize((size, size), PIL.Image.Resampling.BILINEAR)
+
+
+def bilinear_square(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
+    """Short side to `size` with the bilinear filter, then the centre square (SEED-LLaMA where it keeps the ratio).
+
+    As in torchvision the other side is rounded down, crop offsets to the nearest even number on ties.
+    """
+    width, height = picture.size
+    short = min(width, height)
+    resized = picture.resize((size * width // short, size * height // short), PIL.Image.Resampling.BILINEAR)
+    left, top = round((resized.width - size) / 2), round((resized.height - size) / 2)
+    return resized.crop((left, top, left + size, top + size))
 
 
 def random_part(

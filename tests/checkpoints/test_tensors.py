@@ -98,6 +98,20 @@ def test_shards(tmp_path: Path, limit: int) -> None:
     assert same(dict(open_tensors(tmp_path)), TENSORS)
 
 
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model"])
+def test_a_pipeline_of_diffusers(tmp_path: Path, name: str) -> None:
+    for part in ("unet", "vae", "scheduler"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has a model_index\.json and no folder with weights"):
+        open_tensors(tmp_path)
+    save_file({"a.b": torch.ones(2)}, tmp_path / "unet" / f"{name}.safetensors")
+    write_shards(tmp_path / "vae", SPECS, iter(TENSORS.items()), 10, "diffusion_pytorch_model.safetensors")
+    found = open_tensors(tmp_path)
+    assert len(found.files) == 5 and found.folder == tmp_path
+    assert same(dict(found), {"unet.a.b": torch.ones(2)} | {f"vae.{key}": tensor for key, tensor in TENSORS.items()})
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("inside", ["model", "state_dict", None])
 def test_files_of_torch(tmp_path: Path, zipped: bool, inside: str | None) -> None:

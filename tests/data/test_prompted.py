@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from plait.data.prompted import Asked, Captioned, Templated
-from plait.document import Blank, Document, Image, Text, Turn
+from plait.data.prompted import Asked, BothOrders, Captioned, Pages, Requested, Shown, Templated
+from plait.document import Blank, Document, Image, Text, Turn, Video
 from plait.errors import ConfigError, DocumentError
 from plait.text.tasks import TASKS
 
@@ -101,3 +101,52 @@ def test_a_record_that_does_not_fit_its_template_is_refused(picture: Picture) ->
             Templated(source=[record], templates=TASKS["vqa"])[0]
     with pytest.raises(ConfigError, match="0 templates to write with"):
         Templated(source=[TALK], templates=())
+
+
+# ------------------------------------------------------------------------------------------------- SEED-LLaMA
+
+
+def test_every_record_comes_once_in_each_way_of_its_task(picture: Picture) -> None:
+    source = [Document([picture(i), f"text {i}."]) for i in range(3)]
+    drawn = Requested(source=source, task="draw")
+    assert len(drawn) == 3 * 20
+    said = Counter((drawn[i].turns[0].text, drawn[i].turns[1].text) for i in range(60))
+    assert len(said) == 60
+    assert all(f"text {i % 3}" in drawn[i].turns[0].text for i in range(60))
+    with pytest.raises(ConfigError, match="no task 'drow'; did you mean 'draw'"):
+        Requested(source=source, task="drow")
+
+
+def test_both_orders_come_once(picture: Picture) -> None:
+    source = [Document(["words", picture(0), picture(1)]), Document(["other", picture(2)])]
+    both = BothOrders(source=source)
+    orders = [[type(piece).__name__ for piece in both[i]] for i in range(len(both))]
+    assert orders == [["Image", "Image", "Text"], ["Text", "Image"], ["Text", "Image", "Image"], ["Image", "Text"]]
+    with pytest.raises(DocumentError, match="document 0 has no words"):
+        BothOrders(source=[Document(picture(0))])[0]
+
+
+def test_pictures_may_only_be_shown(picture: Picture) -> None:
+    first, second = picture(0), picture(1)
+    shown = Shown(source=[Document(["a ", first, "dog", second])])
+    assert len(shown) == 1 and shown[0].pieces == (Video((first, second)), Text("a dog"))
+
+
+def test_pages_are_cut_behind_the_text_of_their_last_picture(picture: Picture) -> None:
+    shown = [picture(i) for i in range(3)]
+    page = Document(["zero", shown[0], "one", shown[1], "two", shown[2], "three"])
+    assert Pages(source=[page], images=2)[0].pieces == page.pieces[:5]
+    assert Pages(source=[page], images=3)[0] == page
+    swapped = Pages(source=[page], images=2, swap=1.0)[0]
+    assert swapped.pieces == (Text("zero"), Text("one"), shown[0], Text("two"), shown[1])
+    assert Pages(source=[Document([shown[0]])], swap=1.0)[0].pieces == (shown[0],)
+    assert Pages(source=[TALK])[0] is TALK
+
+
+def test_pictures_of_pages_change_places_by_number(picture: Picture) -> None:
+    source = [Document([picture(0), "one", picture(1), "two"])] * 40
+    pages = Pages(source=source, swap=0.5, seed=3)
+    assert len(pages) == 40
+    orders = Counter(tuple(type(piece).__name__ for piece in pages[i]) for i in range(40))
+    assert len(orders) == 4
+    assert [pages[i] for i in range(40)] == [Pages(source=source, swap=0.5, seed=3)[i] for i in range(40)]

@@ -91,6 +91,24 @@ def text_settings(text: Sampling) -> Settings:
     return Settings(max_new_tokens=8, text=text)
 
 
+def test_a_picture_is_found_where_one_is_asked_for_first(cm3leon: CM3Leon) -> None:
+    document = Document(["a dog", Blank("image")])
+    settings = replace(FAIR, image=Sampling(temperature=0))
+    reply = search(cm3leon, document, settings)
+    (run,) = reply.runs
+    assert (run.kind, len(run.ids), reply.stop) == ("image", 16, "max_images")
+    assert len(reply.document.images) == 1 and not reply.text
+    (greedy,) = Engine(cm3leon).run([document], [replace(settings, beams=1)])
+    one = search(cm3leon, document, replace(settings, beams=1))
+    assert sum(run.logprobs) >= sum(one.runs[0].logprobs)
+    assert one.runs[0].ids == greedy.runs[0].ids
+    assert one.runs[0].seed == greedy.runs[0].seed
+    drawn = replace(settings, image=Sampling(temperature=1.5), seed=1)
+    assert search(cm3leon, document, drawn).runs[0].ids != search(cm3leon, document, replace(drawn, seed=2)).runs[0].ids
+    long = Document(["z" * 150, Blank("image")])
+    assert search(cm3leon, long, settings).stop == "max_length"
+
+
 def test_what_beams_do_not_do_is_refused(cm3leon: CM3Leon) -> None:
     with pytest.raises(ConfigError, match=r"4 beams and guidance 2.0: leave one of them at 1"):
         search(cm3leon, Document("a"), replace(FAIR, guidance=2.0))

@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 from plait.errors import ConfigError
-from plait.nn.clip import CLIP, CLIP_L14, CLIP_VIT_L14, WARMEST, CLIPConfig, CLIPTextConfig, QuickGELU, clip_vit
+from plait.nn.clip import (
+    CLIP,
+    CLIP_L14,
+    CLIP_VIT_L14,
+    WARMEST,
+    CLIPConfig,
+    CLIPImage,
+    CLIPTextConfig,
+    QuickGELU,
+    clip_vit,
+)
 from plait.nn.vit import VITConfig
 
 TINY = CLIPConfig(
@@ -77,6 +87,16 @@ def test_the_class_token_stands_for_the_picture(clip: CLIP) -> None:
     expected = clip.image_projection(seen[:, 0])
     torch.testing.assert_close(clip.image_features(pixels), expected / expected.norm())
     assert clip.image.patch.bias is None and isinstance(clip.image.embed_norm, nn.LayerNorm)
+
+
+def test_the_tower_of_pictures_alone_leads_to_the_same_place(clip: CLIP) -> None:
+    config = clip.config
+    alone = CLIPImage(config.image, config.shared, config.activation)
+    alone.load_state_dict({name: t for name, t in clip.state_dict().items() if name in alone.state_dict()})
+    pixels = torch.randn(2, 3, config.image.image_size, config.image.image_size)
+    embedding = alone(pixels)
+    assert not torch.allclose(embedding.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(nn.functional.normalize(embedding), clip.image_features(pixels))
 
 
 def test_activations_are_as_named() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from plait.errors import ConfigError, InputError
 from plait.nn.attention import SelfAttention
+from plait.nn.blocks import GatedMLP
 from plait.nn.lora import LoRA, LoRAConfig, adapt, add, merge, merged_state
 from plait.nn.positions import NoRotation
 
@@ -78,9 +79,27 @@ def test_every_self_attention_is_adapted() -> None:
         adapt(nn.Linear(1, 1), LoRAConfig())
 
 
+def test_all_matrices_of_a_block_are_adapted() -> None:
+    model = nn.ModuleDict({"attention": SelfAttention(8, 2, NoRotation()), "mlp": GatedMLP(8, 6, nn.SiLU())})
+    adapt(model, LoRAConfig(rank=3, layers=("q", "o", "up", "down")))
+    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRA)}
+    assert {name: (layer.parts, layer.on) for name, layer in found.items()} == {
+        "attention.qkv": (3, (0,)),
+        "attention.out": (1, (0,)),
+        "mlp.gate_hidden": (2, (1,)),
+        "mlp.out": (1, (0,)),
+    }
+    assert found["mlp.gate_hidden"].up.shape == (1, 6, 3)
+    only = nn.ModuleDict({"mlp": GatedMLP(8, 6, nn.SiLU())})
+    adapt(only, LoRAConfig(layers=("down",)))
+    assert isinstance(only.get_submodule("mlp.out"), LoRA) and type(only.get_submodule("mlp.gate_hidden")) is nn.Linear
+    with pytest.raises(InputError, match="Linear has no gated MLP"):
+        adapt(nn.Linear(1, 1), LoRAConfig(layers=("up",)))
+
+
 def test_what_does_not_fit_is_refused() -> None:
     for wrong in ({"rank": 0}, {"layers": ()}, {"layers": ("q", "q")}):
-        with pytest.raises(ConfigError, match="give a rank of at least 1 and some of q, k, v, each once"):
+        with pytest.raises(ConfigError, match="give a rank of at least 1 and some of q, k, v, o, gate, up, down, each"):
             LoRAConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="12 rows do not divide into 5 parts"):
         adapted(parts=5)

@@ -54,6 +54,27 @@ def test_the_published_sizes() -> None:
     assert whole.text is not None and whole.text.words.weight.shape == (30_523, 768)
 
 
+def test_causal_queries_see_those_before_them_and_all_of_the_text(model: QFormer) -> None:
+    causal = QFormer(replace(TINY, causal=True))
+    causal.load_state_dict(model.state_dict())
+    alone, both = causal(image()), causal.read_both(image(), IDS, REAL)
+    with torch.no_grad():
+        causal.queries[0, 1] += 1
+    assert changed(alone, causal(image())) == [[row, place] for row in range(2) for place in (1, 2)]
+    n, after = TINY.queries, causal.read_both(image(), IDS, REAL)
+    assert not torch.allclose(both[:, n:], after[:, n:])  # the text sees all queries
+    other = IDS.clone()
+    other[0, 3] = 5  # a text's last word matters to every query
+    assert [0, 0] in changed(after, causal.read_both(image(), other, REAL))
+    with pytest.raises(ConfigError, match="a causal Q-Former says no captions"):
+        causal(image(), attend=Memory().keep)
+
+
+def test_heads_that_only_compare_are_the_others_without_two() -> None:
+    whole, few = QFormerHeads(TINY, 4).state_dict(), QFormerHeads(TINY, 4, compares_only=True).state_dict()
+    assert set(few) == {name for name in whole if not name.startswith(("matching", "captioning"))}
+
+
 def test_layers_look_at_the_picture_in_turn(model: QFormer) -> None:
     assert [block.cross is not None for block in model.blocks] == [True, False, True]
 

@@ -23,14 +23,19 @@ def assert_near(value: Tensor, golden: Tensor, tolerance: float = MODULES) -> No
     assert error <= tolerance, f"error {error:.2e} above {tolerance:.0e}"
 
 
+def cases(system: str) -> dict[str, dict[str, Any]]:
+    """The cases of a system by name; their file is a list, or has one."""
+    listed = json.loads((GOLDENS / system / "tiny" / "cases.json").read_text())
+    return {case["name"]: case for case in (listed["cases"] if isinstance(listed, dict) else listed)}
+
+
 class Goldens:
     """The goldens of a system: `config`, `cases` by name, `tensors`, `weights`."""
 
     def __init__(self, system: str) -> None:
         self.folder = GOLDENS / system / "tiny"
         self.config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
-        listed = json.loads((self.folder / "cases.json").read_text())["cases"]
-        self.cases: dict[str, dict[str, Any]] = {case["name"]: case for case in listed}
+        self.cases = cases(system)
 
     @functools.cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -51,11 +56,18 @@ class Golden:
     """The settings of a case, and its tensors by their short names; "weights:KEY" is one of the weights."""
 
     def __init__(self, case: Mapping[str, Any], goldens: Goldens) -> None:
+        self.case = case
         self.settings: dict[str, Any] = case["settings"]
         self.given = {short: _find(full, goldens) for short, full in case["inputs"].items()}
         self.wanted = {short: _find(full, goldens) for short, full in case["outputs"].items()}
 
 
 def _find(name: str, goldens: Goldens) -> Tensor:
+    """Of a case, of the weights ("weights:KEY"), or the first rows of one ("NAME[:2]")."""
+    if name in goldens.tensors:
+        return goldens.tensors[name]
+    whole, cut, rows = name.removesuffix("]").rpartition("[:")
+    if cut:
+        return _find(whole, goldens)[: int(rows)]
     file, _, key = name.rpartition(":")
-    return goldens.weights(file)[key] if file else goldens.tensors[name]
+    return goldens.weights(file)[key]

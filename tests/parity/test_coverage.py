@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from golden import cases
 
 HERE = Path(__file__).parent
-GOLDENS = Path(os.environ.get("PLAIT_GOLDENS", HERE.parent / "goldens"))
 EXEMPT = json.loads((HERE / "exempt.json").read_text())
 
 
@@ -27,9 +26,9 @@ def replayed() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("system", ["cm3leon", "generation", "minigpt4"])
+@pytest.mark.parametrize("system", ["cm3leon", "generation", "minigpt4", "seed"])
 def test_every_case_is_replayed(system: str, replayed: dict[str, set[str]]) -> None:
-    names = {case["name"] for case in json.loads((GOLDENS / system / "tiny" / "cases.json").read_text())["cases"]}
+    names = set(cases(system))
     exempt = EXEMPT.get(system, {})
     assert set(exempt) <= names and all(exempt.values())
     ids = set().union(*(cases for file, cases in replayed.items() if file.startswith(system)))

@@ -26,9 +26,10 @@ from plait.evaluate import shapes
 from plait.evaluate.shapes import Held, ShapesDescription
 from plait.nn.lora import LoRA, LoRAConfig
 from plait.recipes import find, foundations, minigpt4
-from plait.recipes.minigpt4 import Adapt, align_stage, merge
+from plait.recipes.minigpt4 import align_stage
 from plait.systems.foundations import TINY as FOUNDATIONS
 from plait.systems.minigpt4 import MiniGPT4, build
+from plait.train.adapters import Adapt, merge
 from plait.train.optim import assign
 from plait.train.run import Run, shortened
 from plait.train.stage import Recipe, Schedule, Stage

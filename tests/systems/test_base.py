@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from plait.document import Document, Image
 from plait.sequence import Slot
-from plait.systems.base import Emitted, Interleaved, Next, Stop, square
+from plait.systems.base import Emitted, Forced, Interleaved, Next, Stop, square
 from plait.systems.cm3leon import CM3Leon
 
 END, BEGIN = 0, 1  # then codes 2 and 3, text 4 and 5
@@ -16,8 +17,8 @@ TEXT = Next(kind="text", head="token", allowed=torch.tensor([1, 1, 0, 0, 1, 1]).
 PICTURE = Next(kind="image", head="code", allowed=torch.tensor([0, 0, 1, 1, 0, 0]).bool(), length=2)
 
 
-def grammar(begun: bool = False, max_images: int = 1) -> Interleaved:
-    return Interleaved(text=TEXT, picture=PICTURE, begin=BEGIN, begun=begun, max_images=max_images)
+def grammar(begun: bool = False, max_images: int = 1, **more: Any) -> Interleaved:
+    return Interleaved(text=TEXT, picture=PICTURE, begin=BEGIN, begun=begun, max_images=max_images, **more)
 
 
 def said(*ids: int) -> Emitted:
@@ -50,6 +51,26 @@ def test_behind_the_last_picture_there_is_text_alone() -> None:
     assert TEXT.allowed[BEGIN]  # not changed in place
     assert grammar(max_images=0)([]).ends == {END}  # type: ignore[union-attr]
     assert grammar(begun=True, max_images=0)([]) == Stop("max_images")
+
+
+def test_what_closes_a_picture_is_not_drawn() -> None:
+    step = grammar(max_images=2, close=6)
+    assert step([said(4, BEGIN), DRAWN]) == Forced((6,))
+    closed = [said(4, BEGIN), DRAWN, Emitted("forced", [6])]
+    assert step(closed) is TEXT
+    assert step([*closed, said(5, BEGIN)]) is PICTURE
+    assert step([*closed, said(5, END)]) == Stop("end")
+
+
+def test_a_reply_may_be_pictures_alone() -> None:
+    step = grammar(begun=True, close=6, alone=True)
+    assert step([]) is PICTURE
+    assert step([DRAWN]) == Forced((6,))
+    assert step([DRAWN, Emitted("forced", [6])]) == Stop("max_images")
+    two = grammar(begun=True, alone=True, max_images=2)
+    assert two([DRAWN]) is TEXT
+    assert two([DRAWN, said(BEGIN), DRAWN]) == Stop("max_images")
+    assert two([DRAWN, said(4, END)]) == Stop("end")
 
 
 def test_pictures_for_parts_that_are_trained_on_pixels(cm3leon: CM3Leon, picture: Callable[[int], Image]) -> None:

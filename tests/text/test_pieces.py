@@ -194,3 +194,12 @@ def test_half_a_surrogate_pair_is_shown_as_such() -> None:
 def test_the_library_is_loaded_when_it_is_used() -> None:
     code = "import sys, plait.text.pieces; sys.exit('sentencepiece' in sys.modules or 'google.protobuf' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_was_said_is_told_with_its_symbols() -> None:
+    text = SentencePiece(PLAIN.model, added={"<x>": len(PLAIN), "<y>": len(PLAIN) + 1})
+    ids = [text.bos, *text.encode("a b"), text.eos, len(PLAIN), *text.encode("c"), len(PLAIN) + 1, text.eos]
+    assert text.spell(ids) == "<s> a b</s> <x> c <y> </s>"
+    assert text.spell(ids, ["<s>", "</s>"]) == "a b <x> c <y>"
+    assert text.spell(ids, ["<x>", "</s>"]) == "<s>a b c <y>"
+    assert text.spell([]) == "" and text.spell([text.eos, text.eos]) == "</s></s>"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
@@ -131,3 +134,25 @@ def test_orthogonal_matrices_have_singular_values_near_one(shape: tuple[int, int
 
 def test_zeros_stay_zeros() -> None:
     assert not orthogonal(torch.zeros(2, 4, 8)).any()
+
+
+def test_adam_of_transformers_is_that_of_pytorch_where_eps_and_decay_are_nothing() -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(3, 4), torch.randn(5, 3, 4)
+
+    def stepped(kind: Literal["adamw", "adamw_hf"], eps: float, decay: float) -> torch.Tensor:
+        weight = nn.Parameter(start.clone())
+        adam = build(Optimiser(train=("*",), kind=kind, lr=0.1, eps=eps, weight_decay=decay), {"w": weight})
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            adam.step()
+        return weight.detach()
+
+    torch.testing.assert_close(stepped("adamw_hf", 1e-12, 0.0), stepped("adamw", 1e-12, 0.0))
+    assert (stepped("adamw_hf", 1.0, 0.0) - stepped("adamw", 1.0, 0.0)).abs().max() > 1e-3
+    first = nn.Parameter(start.clone())
+    adam = build(Optimiser(train=("*",), kind="adamw_hf", lr=0.1, eps=0.5, weight_decay=0.2), {"w": first})
+    first.grad = gradients[0].clone()
+    adam.step()
+    corrected = gradients[0].abs() + 0.5 / math.sqrt(1 - 0.95)  # the first step: m / c1 and v / c2 are the gradient's
+    torch.testing.assert_close(first.detach(), (start - 0.1 * gradients[0] / corrected) * (1 - 0.1 * 0.2))

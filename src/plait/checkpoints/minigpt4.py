@@ -31,6 +31,7 @@ from plait.checkpoints.parts import (
     LLAMA,
     NUMBERS,
     QFORMER,
+    VISION_NORM,
     VIT,
     FilePart,
     hugging_face,
@@ -53,7 +54,6 @@ from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, resize_positions
 from plait.systems.minigpt4 import MINIGPTV2_7B, TOKENIZER, MiniGPT4, MiniGPT4Config
 from plait.text.pieces import SentencePiece
 
-_VISION_NORM = KeyMap({"vision_norm.{w}": "ln_vision.{w}"})
 _PROJECTION = KeyMap({"projection.{w}": "llama_proj.{w}"})
 
 LANGUAGE_FILE = LLAMA.under(ours="language.")
@@ -68,17 +68,17 @@ PROJECTION_FILE = _PROJECTION | KeyMap(
 )
 """The released program saves what is trained, and all buffers."""
 
-BLIP2_STAGE1_FILE = _VISION_NORM | QFORMER.under(ours="qformer.") | HEADS.under(ours="heads.")
+BLIP2_STAGE1_FILE = VISION_NORM | QFORMER.under(ours="qformer.") | HEADS.under(ours="heads.")
 
 BLIP2_FILE = (
-    _VISION_NORM
+    VISION_NORM
     | QFORMER.under(ours="qformer.")
     | KeyMap({}, ignored={"t5_proj.{w}": "leads to the language model of BLIP-2, in whose place stands another"})
 )
 
 ASSEMBLED = (
     VIT.under("visual_encoder.", "vision.")
-    | _VISION_NORM
+    | VISION_NORM
     | QFORMER.under(ours="qformer.")
     | _PROJECTION
     | LLAMA.under("llama_model.", "language.")
@@ -274,7 +274,8 @@ def _tower(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
         return state_of(vision=eva_vit(config, nn.Identity())), vision_file(config.depth)
 
 
-def _language(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
+def language_hollow(shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor], KeyMap]:
+    """The tensors of a LLaMA, and their table."""
     config = from_plain(LLaMAConfig, language_sizes(shape_of(shapes), {}))
     with torch.device("meta"):
         return state_of(language=LLaMA(config)), LANGUAGE_FILE
@@ -359,7 +360,7 @@ class MiniGPT4Files(Published):
             what="a LLaMA",
             where="the folder of Vicuna v0 (Vision-CAIR/vicuna-7b or vicuna) or Llama-2-7b-chat-hf, with config.json "
             "and tokenizer.model",
-            hollow=_language,
+            hollow=language_hollow,
         ),
         Kind(
             name=PROJECTION,

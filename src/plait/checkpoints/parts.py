@@ -39,6 +39,8 @@ VIT = KeyMap(
     }
 )
 
+VISION_NORM = KeyMap({"vision_norm.{w}": "ln_vision.{w}"})
+
 _LAYER = "Qformer.bert.encoder.layer.{i}."
 
 QFORMER = KeyMap(

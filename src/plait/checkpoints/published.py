@@ -32,7 +32,7 @@ from plait.checkpoints.outside import from_file, is_outside
 from plait.checkpoints.tensors import WEIGHTS, Shape, Spec, TensorFile, open_tensors, read_json, write_shards
 from plait.config import read_yaml, to_plain
 from plait.errors import CheckpointError, ConfigError, InputError, hint, listed
-from plait.nn.lora import merged_state
+from plait.nn.lora import merged_state, taken_away
 from plait.systems.base import System
 
 SHARD = 5_000_000_000
@@ -91,6 +91,8 @@ class Export:
     """The key under which a file of `torch.save` holds the weights; None: it holds nothing else."""
     settings: Mapping[str, Any] | None = None
     """The config.json of a folder; None: it is one file."""
+    weights: str = WEIGHTS
+    """The name of the weights in a folder."""
     merged: bool = False
     """Adapters are added to the weights."""
 
@@ -120,6 +122,10 @@ class Published(ABC):
         Raises:
             ConfigError: the system has no such format.
         """
+
+    def papers(self, config: Any, format: str) -> Mapping[str, Any]:
+        """Further JSON files of a format: path -> content. None, unless the system says some."""
+        return {}
 
     def constants(self, config: Any) -> Mapping[str, float]:
         """Tensors that no published file holds, by design, and what they are full of: none."""
@@ -442,8 +448,9 @@ def export(
     exports = published.exports(system.config, format)
     weights = open_tensors(folder / WEIGHTS)
     constants = published.constants(system.config)
+    gone = taken_away(system) if any(one.merged for one in exports) else set()
     for name, tensor in directory.read(system, folder, description):  # before anything is written
-        if format == "published" and not any(one.table.published(name) for one in exports):
+        if format == "published" and name not in gone and not any(one.table.published(name) for one in exports):
             _check_constant(name, tensor, constants)
     partial = out.absolute().with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -451,6 +458,9 @@ def export(
     try:
         for one in exports:
             _write_export(one, system, weights, partial / one.name, shard)
+        for name, content in published.papers(system.config, format).items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         if all(one.settings is None for one in exports):  # else a folder has them
             system.format.write_files(partial)
         if out.exists():
@@ -480,7 +490,7 @@ def _write_export(one: Export, system: System, weights: TensorFile, path: Path, 
         content = dict(tensors)  # views of the file
         torch.save({one.inside: content} if one.inside else content, path)
         return
-    path.mkdir(exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     hollow = {name: torch.empty(spec.shape, dtype=spec.dtype, device="meta") for name, spec in weights.specs.items()}
     merged = merged_state(system, hollow) if one.merged else iter(hollow.items())
     specs = {
@@ -489,7 +499,7 @@ def _write_export(one: Export, system: System, weights: TensorFile, path: Path, 
     }
     dtypes = {spec.dtype for spec in specs.values()}
     dtype = str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else "float32"
-    settings = {**one.settings, "torch_dtype": dtype}
+    settings = {**one.settings, "torch_dtype": dtype} if one.weights == WEIGHTS else one.settings
     (path / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     system.format.write_files(path)
-    write_shards(path, specs, tensors, shard)
+    write_shards(path, specs, tensors, shard, one.weights)

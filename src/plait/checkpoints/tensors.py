@@ -1,7 +1,8 @@
 """Tensors in files, read and written one by one: more than a few are never held in memory.
 
 Written: safetensors. Read: safetensors; what `torch.save` wrote, in both of its formats; and the folders in which
-transformers keeps models, whole or in shards. A file is told by what it holds, not by its name.
+transformers and diffusers keep models, whole or in shards. A file is told by what it holds, not by its name. Tensors
+of a pipeline of diffusers have the names of its folders before their own (`unet.conv_in.weight`).
 
 A file of `torch.save` can name any function of any package, to be called when it is read. Nothing of that kind is ever
 called here: what is neither a tensor nor a plain container becomes a placeholder that does nothing.
@@ -47,8 +48,16 @@ _TYPES = {  # safetensors' name -> torch's
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_INDEXES = (INDEX, "pytorch_model.bin.index.json")
-_WHOLE = (WEIGHTS, "pytorch_model.bin")
+DIFFUSION_WEIGHTS, PIPELINE = "diffusion_pytorch_model.safetensors", "model_index.json"
+_WHOLE = (
+    WEIGHTS,
+    "pytorch_model.bin",
+    DIFFUSION_WEIGHTS,
+    "diffusion_pytorch_model.bin",
+    "model.fp16.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+)
+_INDEXES = tuple(f"{name}.index.json" for name in _WHOLE)
 
 
 class Spec(NamedTuple):
@@ -132,13 +141,16 @@ class TensorWriter:
         assert not self._places, f"{listed(self._places)} never came"
 
 
-def write_shards(folder: Path, specs: Mapping[str, Spec], tensors: Iterator[tuple[str, Tensor]], limit: int) -> None:
+def write_shards(
+    folder: Path, specs: Mapping[str, Spec], tensors: Iterator[tuple[str, Tensor]], limit: int, whole: str = WEIGHTS
+) -> None:
     """Writes tensors as transformers does: one file, or several of at most `limit` bytes with an index.
 
     Args:
         folder: it exists.
         specs: of all tensors; shards are filled in this order.
         tensors: in any order.
+        whole: the name, where it is one file.
     """
     shards: list[dict[str, Spec]] = [{}]
     for name, spec in specs.items():
@@ -146,13 +158,14 @@ def write_shards(folder: Path, specs: Mapping[str, Spec], tensors: Iterator[tupl
             shards.append({})
         shards[-1][name] = spec
     if len(shards) == 1:
-        files = [WEIGHTS]
+        files = [whole]
     else:
-        files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+        stem = whole.removesuffix(".safetensors")
+        files = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
         homes = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
         total = sum(spec.nbytes for spec in specs.values())
         index = {"metadata": {"total_size": total}, "weight_map": homes}
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        (folder / f"{whole}.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     writers = [TensorWriter(folder / file, shard) for file, shard in zip(files, shards, strict=True)]
     try:
         places = {name: writer for writer, shard in zip(writers, shards, strict=True) for name in shard}
@@ -203,7 +216,7 @@ class TensorFile(Mapping[str, Tensor]):
 
 
 def open_tensors(path: str | Path) -> TensorFile:
-    """The tensors of a file, or of a folder in transformers' form.
+    """The tensors of a file, or of a folder in transformers' or diffusers' form.
 
     Raises:
         CheckpointError: there is none, it is broken, or it is something else: a web page, a pointer, a folder in
@@ -277,7 +290,28 @@ def _plain(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 
+def _pipeline(folder: Path) -> TensorFile:
+    """All folders of a pipeline that hold weights."""
+    parts = {part.name: _folder(part) for part in sorted(folder.iterdir()) if part.is_dir() and _holds_weights(part)}
+    if not parts:
+        raise CheckpointError(f"{folder}: has a {PIPELINE} and no folder with weights beside it; fetch all of it")
+    homes = {f"{part}.{name}": (file, name) for part, file in parts.items() for name in file.specs}
+    return TensorFile(
+        path=folder,
+        files=tuple(path for file in parts.values() for path in file.files),
+        specs={key: file.specs[name] for key, (file, name) in homes.items()},
+        read=lambda key: homes[key][0].read(homes[key][1]),
+        foreign=tuple(dict.fromkeys(name for file in parts.values() for name in file.foreign)),
+    )
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (*_WHOLE, *_INDEXES))
+
+
 def _folder(folder: Path) -> TensorFile:
+    if (folder / PIPELINE).is_file():
+        return _pipeline(folder)
     names = _shards(folder)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -299,7 +333,7 @@ def _folder(folder: Path) -> TensorFile:
 
 
 def _shards(folder: Path) -> list[str]:
-    """The files of weights in a folder of transformers."""
+    """The files of weights in a folder of transformers or diffusers."""
     for index, whole in zip(_INDEXES, _WHOLE, strict=True):
         if (folder / index).is_file():
             homes = read_json(folder / index).get("weight_map")
@@ -313,7 +347,9 @@ def _shards(folder: Path) -> list[str]:
             f"{folder}: is LLaMA as Meta publishes it (consolidated.*.pth): give it in transformers' form, into which "
             "transformers' convert_llama_weights_to_hf.py brings it"
         )
-    raise CheckpointError(f"{folder}: holds none of {', '.join((*_WHOLE, *_INDEXES))}; give a folder with weights")
+    raise CheckpointError(
+        f"{folder}: holds none of {', '.join((*_WHOLE[:4], *_INDEXES[:2]))}; give a folder with weights"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from plait.data.packs import Source
-from plait.document import Document, Image, Text, Turn
-from plait.errors import ConfigError, DocumentError
+from plait.document import Document, Image, Text, Turn, Video
+from plait.errors import ConfigError, DocumentError, hint
+from plait.text.requests import TASKS
 from plait.text.tasks import Template
 from plait.text.templates import caption
 
@@ -106,6 +109,110 @@ class Templated:
         template = self.templates[(number + time) % len(self.templates)]
         values = _values(template, self.source[number], number)
         return template.asked(values) if self.apart else template.document(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requested:
+    """Records as the conversations of an instruction task (`plait.text.requests.TASKS`).
+
+    Every record comes once in each way that the task has, as in `Asked`.
+
+    Raises:
+        ConfigError: no such task.
+    """
+
+    source: Source
+    task: str
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ConfigError(f"no task {self.task!r}; {hint(self.task, TASKS)}")
+
+    def __len__(self) -> int:
+        return len(self.source) * TASKS[self.task].ways
+
+    def __getitem__(self, i: int) -> Document:
+        """Record i modulo the source's length.
+
+        Raises:
+            DocumentError: it does not have what the task needs.
+        """
+        task = TASKS[self.task]
+        time, number = divmod(i, len(self.source))
+        return task.make(self.source[number], (number + time) % task.ways)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothOrders:
+    """Pictures before the words, or the words before the pictures: every document comes once in each order."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source) * 2
+
+    def __getitem__(self, i: int) -> Document:
+        """Document i modulo the source's length.
+
+        Raises:
+            DocumentError: it has no words, or pieces that are neither text nor pictures.
+        """
+        time, number = divmod(i, len(self.source))
+        document = self.source[number]
+        words = Text(_words(document, number))
+        return Document([words, *document.images] if (number + time) % 2 else [*document.images, words])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The pictures of each document, which are read alone, then its words: what pictures are compared with texts by."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Document:
+        """Document i.
+
+        Raises:
+            DocumentError: it has no words, or pieces that are neither text nor pictures.
+        """
+        document = self.source[i]
+        return Document([Video(tuple(document.images)), Text(_words(document, i))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pages:
+    """Documents of texts and pictures, up to `images` pictures and the texts behind the last of them.
+
+    A picture changes places with the text behind it at random, drawn by the number of the document (SEED-LLaMA's code,
+    for MMC4).
+    """
+
+    source: Source
+    images: int = 7
+    swap: float = 0.0
+    """How often."""
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Document:
+        """Document i."""
+        document = self.source[i]
+        if document.turns:
+            return document
+        random = np.random.default_rng((self.seed, i))
+        kept = list(document.pieces)
+        places = [at for at, piece in enumerate(kept) if isinstance(piece, Image)]
+        kept = kept[: places[self.images]] if len(places) > self.images else kept
+        for at in places[: self.images]:
+            swapped = random.random() < self.swap
+            if swapped and at + 1 < len(kept) and isinstance(kept[at + 1], Text):
+                kept[at], kept[at + 1] = kept[at + 1], kept[at]
+        return Document(kept)
 
 
 def _values(template: Template, record: Document, number: int) -> dict[str, str | Image]:

@@ -192,6 +192,14 @@ class ShardSource:
         where, value, _, _ = self._sample(i)
         return meta_of(value, where)
 
+    @property
+    def shards(self) -> list[tuple[Path, range]]:
+        """Each tar, and the numbers of its documents."""
+        return [
+            (tar, range(int(first), int(last)))
+            for tar, first, last in zip(self._tars, self._first, self._first[1:], strict=False)
+        ]
+
     def _sample(self, i: int) -> tuple[str, dict[str, Any], dict[str, Member], int]:
         if not 0 <= i < len(self):
             raise IndexError(f"document {i} of {len(self)} in {self.root}")
@@ -238,6 +246,11 @@ def splits(root: str | Path) -> list[str]:
     """The names of the splits in a folder: its sub-folders with shards, in order; empty where there are none."""
     folders = sorted(Path(root).iterdir()) if Path(root).is_dir() else []
     return [f.name for f in folders if not f.name.startswith(".") and f.is_dir() and any(f.glob("*.tar"))]
+
+
+def training(root: str | Path) -> ShardSource:
+    """What a folder has to train on: its split "train", or all where it has no such split."""
+    return ShardSource(root, "train" if "train" in splits(root) else None)
 
 
 def meta_of(value: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class BeamSearch:
         totals, candidate = self._candidates(totals.view(-1, n, v))  # (rows, k)
         row = torch.arange(len(totals), device=totals.device)[:, None] * n
         source, id = row + candidate // v, candidate % v
-        ended = torch.isin(id, torch.tensor(self.ends, device=id.device))
+        ended = torch.isin(id, torch.tensor(self.ends, dtype=torch.long, device=id.device))
         logprob = logprobs[source, id]
         self._store(totals[:, :n], ended[:, :n], source, id, logprob)
         going = ended.long().argsort(dim=-1, stable=True)[:, :n]  # the first that have not ended

@@ -114,6 +114,11 @@ class Reply:
         return self.document.text
 
 
+def noise(settings: Settings, number: int) -> int:
+    """Seed of the noise of run `number` of a reply: another for each run and each seed of a request."""
+    return int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
+
+
 def following(ids: Tensor, position: Tensor, place: Tensor) -> Batch:
     """Ids that were drawn or forced, (n, t), to be fed to a cache; with their places in a picture, or -1."""
     zeros = torch.zeros_like(ids)
@@ -182,7 +187,7 @@ class _Request:
                 self.stop = "max_length"
             else:
                 self.next = step
-                self.runs.append(Emitted(step.kind))
+                self.runs.append(Emitted(step.kind, seed=noise(self.settings, len(self.runs))))
             return
 
     def take(self, id: int, logprob: float) -> bool:

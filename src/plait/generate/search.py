@@ -1,6 +1,8 @@
-"""A reply of text by beam search, of any system: one request at a time, its beams side by side."""
+"""A reply of one text, or of one picture, by beam search: any system, one request at a time, its beams side by side."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import torch
@@ -9,54 +11,76 @@ from torch import Tensor
 from plait.document import Document, Piece, Text
 from plait.errors import ConfigError, InputError
 from plait.generate.beams import Beams, BeamSearch, Hypothesis, beam_search
-from plait.generate.engine import Reply, Settings, following, prompt
+from plait.generate.engine import Reply, Settings, following, noise, prompt
 from plait.nn.attention import KVCache
 from plait.sequence import Sequence
-from plait.systems.base import Emitted, Next, Stop, System
+from plait.systems.base import Emitted, Forced, Grammar, Next, Stop, System
 
 
 @torch.inference_mode()
 def search(system: System, document: Document, settings: Settings) -> Reply:
-    """The reply with the best score that `settings.beams` beams find; without pictures, whatever `max_images` says.
+    """The reply with the best score that `settings.beams` beams find.
 
-    A stop sequence ends the search when the first of the beams ends with it, as in published code.
+    It is text alone, whatever `max_images` says, or one picture where the prompt asks for one first. A stop sequence
+    ends the search when the first of the beams ends with it, as in published code.
 
     Raises:
         ConfigError: guidance.
         DocumentError, ImageError: the document cannot be laid out or read.
-        InputError: the prompt leaves no room, or more than one run of text is asked for.
+        InputError: the prompt leaves no room, or more than one run of text or codes is asked for.
     """
     format = system.format
     rows = prompt(format, document, settings).rows
     if len(rows) > 1:
         raise ConfigError(f"{settings.beams} beams and guidance {settings.guidance}: leave one of them at 1")
     room = format.max_length - len(rows[0])
-    grammar = format.grammar(document, 0)
+    grammar = format.grammar(document, 1)
     begin = grammar([])
-    if isinstance(begin, Stop) or not settings.max_new_tokens:
+    if not _draws(begin):
+        grammar = format.grammar(document, 0)
+        begin = grammar([])
+    if isinstance(begin, Stop) or not (_draws(begin) or settings.max_new_tokens):
         stop = begin.reason if isinstance(begin, Stop) else "max_new_tokens"
         return Reply(document=Document(), runs=(), stop=stop)
-    if not isinstance(begin, Next) or begin.kind != "text" or begin.length is not None:
-        raise InputError("beams look for one run of text, and this reply begins otherwise: leave beams at 1")
-    most = min(settings.max_new_tokens, room)
+    if not isinstance(begin, Next) or (begin.kind == "text") != (begin.length is None):
+        raise InputError("beams look for one run of text or codes, and this reply begins otherwise: leave beams at 1")
+    if (begin.length or 1) > room:
+        return Reply(document=Document(), runs=(), stop="max_length")
+    most = begin.length or min(settings.max_new_tokens, room)
     best = _best(system, rows[0], begin, settings, most)
-    run = Emitted("text", best.ids, best.logprobs)
+    runs = [Emitted(begin.kind, best.ids, best.logprobs, noise(settings, 0))]
     stop = "max_new_tokens" if most == settings.max_new_tokens else "max_length"
-    if best.ended:
-        after = grammar([run])
-        if not isinstance(after, Stop):
-            raise InputError("beams look for one run of text, and this reply has more: leave beams at 1")
-        stop = after.reason
+    if best.ended or begin.length:
+        stop = _end(grammar, runs)
     elif len(best.ids) < most:
         stop = "stop_sequence"
-    text = format.read_text(run)
+    if _draws(begin):
+        return Reply(document=Document(system.write(runs[:1])), runs=tuple(runs), stop=stop)
+    text = format.read_text(runs[0])
     pieces: list[Piece] = [Text(text)] if text else []
-    return Reply(document=Document(pieces), runs=(run,), stop=stop)
+    return Reply(document=Document(pieces), runs=tuple(runs), stop=stop)
+
+
+def _draws(begin: Next | Forced | Stop) -> bool:
+    return isinstance(begin, Next) and begin.kind == "image" and begin.length is not None
+
+
+def _end(grammar: Grammar, runs: list[Emitted]) -> str:
+    """Why the reply ends behind the run; ids that are forced behind it are added."""
+    after = grammar(runs)
+    if isinstance(after, Forced):
+        runs.append(Emitted("forced", list(after.ids)))
+        after = grammar(runs)
+    if not isinstance(after, Stop):
+        raise InputError("beams look for one run of text or codes, and this reply has more: leave beams at 1")
+    return after.reason
 
 
 def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, most: int) -> Hypothesis:
     """The best of what may follow a prompt, of at most so many ids."""
-    stops = settings.stops(system.format)
+    stops = () if _draws(begin) else settings.stops(system.format)
+    sampling = settings.sampling(begin.kind)
+    places = itertools.count() if _draws(begin) else itertools.repeat(-1)
     cache = KVCache(settings.beams)
     allowed = begin.allowed.to(system.device)
 
@@ -66,7 +90,7 @@ def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, mos
 
     def step(ids: Tensor) -> Tensor:
         position = cache.advance(torch.ones(len(ids), dtype=torch.long))
-        batch = following(ids.cpu()[:, None], position, torch.full_like(position, -1))
+        batch = following(ids.cpu()[:, None], position, torch.full_like(position, next(places)))
         return logprobs(system(batch.to(system.device), cache).states[:, 0])
 
     def stopped(said: Tensor) -> bool:
@@ -79,12 +103,12 @@ def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, mos
             max_new_tokens=most,
             length_penalty=settings.length_penalty,
             early_stopping=settings.early_stopping,
-            sampling=settings.text,
+            sampling=sampling,
         ),
         begin.ends,
         said=settings.said,
         stop=stopped if stops else None,
-        random=np.random.default_rng(settings.seed) if settings.text.temperature else None,
+        random=np.random.default_rng(settings.seed) if sampling.temperature else None,
     )
     batch = system.format.collator()([[prompt]], shift=False, strict=True)
     cache.advance(torch.tensor([len(prompt)]), batch.block)

@@ -74,6 +74,8 @@ class CLIPConfig:
             raise ConfigError(f"no activation {self.activation!r}; there are {', '.join(ACTIVATIONS)}")
 
 
+CLIP_VIT_H14 = VITConfig(image_size=224, patch=14, width=1280, depth=32, heads=16, hidden=5120, eps=1e-5)
+"""That of LAION-2B, with the exact GELU; it leads to 1,024 channels."""
 CLIP_VIT_L14 = VITConfig(image_size=224, patch=14, width=1024, depth=24, heads=16, hidden=4096, eps=1e-5)
 CLIP_L14 = CLIPConfig(
     image=CLIP_VIT_L14,
@@ -112,14 +114,33 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Int[Tensor, "m t"], real: Bool[Tensor, "m t"]) -> Float[Tensor, "m c"]:
         """`real` is false at pads, which stand behind a text."""
+        x = self.states(ids)
+        last = real.sum(1) - 1
+        return x[torch.arange(len(x), device=x.device), last]
+
+    def states(self, ids: Int[Tensor, "m t"]) -> Float[Tensor, "m t c"]:
+        """What stands at every symbol; those at pads, which stand behind a text, see it too."""
         order = torch.arange(ids.shape[1], device=ids.device)
         position = order.expand(ids.shape)
         x = self.words(ids) + self.positions(position)
         attend = whole((order[:, None] >= order).expand(len(ids), -1, -1))
         for block in self.blocks:
             x = block(x, position, attend)
-        last = real.sum(1) - 1
-        return self.norm(x[torch.arange(len(x), device=x.device), last])
+        return self.norm(x)
+
+
+class CLIPImage(nn.Module):
+    """The tower of pictures alone, and where it leads to: vectors of any length, which unCLIP draws from."""
+
+    def __init__(self, config: VITConfig, shared: int, activation: str = "gelu") -> None:
+        super().__init__()
+        self.image = clip_vit(config, nn.LayerNorm(config.width, eps=config.eps), activation)
+        self.image_projection = nn.Linear(config.width, shared, bias=False)
+        nn.init.normal_(self.image_projection.weight, std=config.width**-0.5)
+
+    def forward(self, pixels: Float[Tensor, "m 3 y x"]) -> Float[Tensor, "m f"]:
+        """One vector a picture; its names are those of `CLIP`."""
+        return self.image_projection(self.image(pixels)[:, 0])
 
 
 class CLIP(nn.Module):

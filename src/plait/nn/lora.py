@@ -12,30 +12,42 @@ from torch import Tensor, nn
 
 from plait.errors import ConfigError, InputError
 from plait.nn.attention import SelfAttention
+from plait.nn.blocks import GatedMLP
 
-_LAYERS = ("q", "k", "v")  # as they stand in SelfAttention.qkv
+Layer = Literal["q", "k", "v", "o", "gate", "up", "down"]
+"""A matrix of a block, by transformers' name of it."""
+
+_PLACES: tuple[tuple[type[nn.Module], str, tuple[Layer, ...]], ...] = (
+    (SelfAttention, "qkv", ("q", "k", "v")),
+    (SelfAttention, "out", ("o",)),
+    (GatedMLP, "gate_hidden", ("gate", "up")),
+    (GatedMLP, "out", ("down",)),
+)
+"""Where they stand: a module, its linear layer, and which matrices that is, one above the other."""
+
+LAYERS = tuple(layer for *_, layers in _PLACES for layer in layers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
-    """Adapters on every self-attention of a module; those of MiniGPT-v2 where nothing is given.
+    """Adapters on every self-attention, or on every gated MLP too; those of MiniGPT-v2 where nothing is given.
 
     Raises:
-        ConfigError: a rank below 1, or layers that are none of q, k and v, or named twice.
+        ConfigError: a rank below 1, or layers that there are not, or named twice.
     """
 
     rank: int = 64
     alpha: float = 16.0
     dropout: float = 0.05
-    layers: tuple[Literal["q", "k", "v"], ...] = ("q", "v")
-    """Of queries, keys and values, those with an adapter each."""
+    layers: tuple[Layer, ...] = ("q", "v")
+    """Those with an adapter each."""
 
     def __post_init__(self) -> None:
-        known = set(self.layers) <= set(_LAYERS) and len(set(self.layers)) == len(self.layers)
+        known = set(self.layers) <= set(LAYERS) and len(set(self.layers)) == len(self.layers)
         if self.rank < 1 or not self.layers or not known:
             raise ConfigError(
                 f"adapters of rank {self.rank} on {self.layers}: "
-                "give a rank of at least 1 and some of q, k, v, each once"
+                f"give a rank of at least 1 and some of {', '.join(LAYERS)}, each once"
             )
 
 
@@ -123,16 +135,20 @@ def add(module: nn.Module, names: list[str], rank: int, alpha: float, **settings
 
 
 def adapt(module: nn.Module, config: LoRAConfig) -> None:
-    """Puts adapters on every self-attention within a module.
+    """Puts adapters on the layers of every self-attention and gated MLP within a module.
 
     Raises:
         InputError: there is none, or it has adapters already.
     """
-    names = [f"{name}.qkv" for name, child in module.named_modules() if isinstance(child, SelfAttention)]
-    if not names:
-        raise InputError(f"{type(module).__name__} has no self-attention: adapters have no place in it")
-    on = tuple(_LAYERS.index(layer) for layer in config.layers)
-    add(module, names, config.rank, config.alpha, dropout=config.dropout, parts=len(_LAYERS), on=on)
+    for kind, linear, layers in _PLACES:
+        on = tuple(layers.index(layer) for layer in config.layers if layer in layers)
+        if not on:
+            continue
+        names = [f"{name}.{linear}" for name, child in module.named_modules() if isinstance(child, kind)]
+        if not names:
+            what = "self-attention" if kind is SelfAttention else "gated MLP"
+            raise InputError(f"{type(module).__name__} has no {what}: adapters have no place in it")
+        add(module, names, config.rank, config.alpha, dropout=config.dropout, parts=len(layers), on=on)
 
 
 def merge(module: nn.Module) -> None:
@@ -140,6 +156,12 @@ def merge(module: nn.Module) -> None:
     for name, child in list(module.named_modules()):
         if isinstance(child, LoRA):
             module.set_submodule(name, child.merged())
+
+
+def taken_away(module: nn.Module) -> set[str]:
+    """The names of a module's tensors that are there no more once all adapters are merged."""
+    adapted = [(f"{name}." if name else "", child) for name, child in module.named_modules() if isinstance(child, LoRA)]
+    return {f"{prefix}{name}" for prefix, child in adapted for name in child.state_dict()}
 
 
 def merged_state(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -9,12 +9,15 @@ The layers are BERT's: the norm comes after the sum. It is run in four ways: que
 and the words before it (`continue_text`, captioning). The text branch is optional: MiniGPT-4 has none.
 
 BERT's dropout of 0.1, with which BLIP-2 was trained, is left out: MiniGPT-4 runs a trained Q-Former frozen.
+
+SEED's (arXiv 2310.01218) is causal: a query sees the queries before it. Beside text, queries see all of the text and
+the text all queries. The published programs add -10,000 to scores that are masked, which in fp32 is the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,6 +57,8 @@ class QFormerConfig:
     """Layers 0, n, 2n, ... look at the picture."""
     text: TextConfig | None = None
     """None: there is no text branch."""
+    causal: bool = False
+    """A query sees itself and the queries before it, rather than all."""
     eps: float = 1e-12
     """Of all LayerNorms."""
 
@@ -160,10 +165,6 @@ class Memory:
         return sight
 
 
-def _everything(layer: int) -> Attend:
-    return whole()
-
-
 class QFormer(nn.Module):
     """Queries that read a picture, with or without a text branch."""
 
@@ -181,7 +182,7 @@ class QFormer(nn.Module):
         self,
         image: Float[Tensor, "b m e"],
         real: Bool[Tensor, "b m"] | None = None,
-        attend: Sight = _everything,
+        attend: Sight | None = None,
     ) -> Float[Tensor, "b n c"]:
         """What the queries read from a picture's vectors.
 
@@ -189,8 +190,14 @@ class QFormer(nn.Module):
             image: the picture's vectors.
             real: which of them are real; None: all. Each picture has at least one.
             attend: what the queries see each other through; `Memory.keep` where text is to come after them.
+
+        Raises:
+            ConfigError: `attend`, of a causal Q-Former.
         """
-        return self._through(self._queries(len(image)), self.config.queries, attend, image, real)
+        if attend is not None and self.config.causal:
+            raise ConfigError("a causal Q-Former says no captions: leave attend out, or set causal to false")
+        own = whole(self._among_queries() if self.config.causal else None)
+        return self._through(self._queries(len(image)), self.config.queries, attend or (lambda layer: own), image, real)
 
     def read_text(self, ids: Int[Tensor, "b t"], real: Bool[Tensor, "b t"]) -> Float[Tensor, "b t c"]:
         """Text alone, all words seeing each other; `real` is false at pads.
@@ -207,14 +214,18 @@ class QFormer(nn.Module):
         ids: Int[Tensor, "b t"],
         real: Bool[Tensor, "b t"],
     ) -> Float[Tensor, "b s c"]:
-        """Queries, then text, all seeing each other; only the queries see the picture.
+        """Queries, then text, all seeing each other (causal queries only those before them); queries see the picture.
 
         Raises:
             ConfigError: there is no text branch.
         """
         x = torch.cat((self._queries(len(ids)), self._embedding()(ids)), dim=1)
         n = self.config.queries
-        attend = whole(nn.functional.pad(real, (n, 0), value=True)[:, None])
+        seen = nn.functional.pad(real, (n, 0), value=True)[:, None]  # (b, 1, n + t)
+        if self.config.causal:
+            seen = seen.repeat(1, x.shape[1], 1)
+            seen[:, :n, :n] = self._among_queries()
+        attend = whole(seen)
         return self._through(x, n, lambda layer: attend, image)
 
     def continue_text(
@@ -230,6 +241,14 @@ class QFormer(nn.Module):
         attend = whole(nn.functional.pad(seen, (self.config.queries, 0), value=True))
         return self._through(self._embedding()(ids), 0, memory.before(attend))
 
+    def forget_text(self) -> None:
+        """Takes the text branch away."""
+        for block in self.blocks:
+            assert isinstance(block, QFormerBlock)
+            block.text_mlp = None
+        self.text = None
+        self.config = replace(self.config, text=None)
+
     def _through(
         self, x: Tensor, queries: int, attend: Sight, image: Tensor | None = None, real: Tensor | None = None
     ) -> Tensor:
@@ -238,6 +257,11 @@ class QFormer(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, queries, attend(i), image, look)
         return x
+
+    def _among_queries(self) -> Bool[Tensor, "1 n n"]:
+        """Which queries a causal query sees."""
+        order = torch.arange(self.config.queries, device=self.queries.device)
+        return (order[:, None] >= order)[None]
 
     def _queries(self, rows: int) -> Tensor:
         return self.queries.expand(rows, -1, -1)
@@ -269,19 +293,20 @@ class QFormerHeads(nn.Module):
     Args:
         config: of the Q-Former.
         shared: width of the space in which pictures and texts are compared.
+        compares_only: no matching and no captioning (SEED).
 
     Raises:
         ConfigError: a Q-Former without text.
     """
 
-    def __init__(self, config: QFormerConfig, shared: int = 256) -> None:
+    def __init__(self, config: QFormerConfig, shared: int = 256, compares_only: bool = False) -> None:
         super().__init__()
         if config.text is None:
             raise ConfigError("heads over text for a Q-Former without a text branch: give its configuration `text`")
         self.image = nn.Linear(config.width, shared)
         self.text = nn.Linear(config.width, shared)
-        self.matching = nn.Linear(config.width, 2)
-        self.captioning = CaptionHead(config, config.text.vocabulary)
+        self.matching = None if compares_only else nn.Linear(config.width, 2)
+        self.captioning = None if compares_only else CaptionHead(config, config.text.vocabulary)
         self.temperature = nn.Parameter(torch.empty(()))
         self.apply(_initialise)
         nn.init.constant_(self.temperature, 0.07)
@@ -301,6 +326,7 @@ class QFormerHeads(nn.Module):
 
     def match(self, queries: Float[Tensor, "b n c"]) -> Float[Tensor, "b 2"]:
         """Logits of not matching and of matching: the mean over the queries that have seen the text."""
+        assert self.matching is not None, "heads that compare only match nothing"
         return self.matching(queries).mean(1)
 
 

@@ -128,19 +128,22 @@ def eva_vit(config: VITConfig, norm: nn.Module) -> ViT:
         norm: behind the last block; nn.Identity for none.
     """
     patch = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
-    return ViT(patch, config.grid, nn.Identity(), [_eva_block(config, i) for i in range(config.depth)], norm)
+    c = config
+    blocks = [vit_block(c.width, c.heads, c.hidden, c.eps, i) for i in range(c.depth)]
+    return ViT(patch, c.grid, nn.Identity(), blocks, norm)
 
 
-def _eva_block(config: VITConfig, index: int) -> Block:
-    attention = SelfAttention(config.width, config.heads, NoRotation(), bias=True)
-    mlp = MLP(config.width, config.hidden, nn.GELU(), bias=True)
+def vit_block(width: int, heads: int, hidden: int, eps: float, index: int) -> Block:
+    """A pre-norm block with exact GELU and biases, number `index` of a stack, from 0."""
+    attention = SelfAttention(width, heads, NoRotation(), bias=True)
+    mlp = MLP(width, hidden, nn.GELU(), bias=True)
     for linear in (attention.qkv, attention.out, mlp.hidden, mlp.out):
         nn.init.trunc_normal_(linear.weight, std=0.02)
         nn.init.zeros_(linear.bias)
     with torch.no_grad():
         for linear in (attention.out, mlp.out):  # what a block adds; block 1 is the first
             linear.weight.div_(math.sqrt(2 * (index + 1)))
-    norms = (nn.LayerNorm(config.width, eps=config.eps) for _ in range(2))
+    norms = (nn.LayerNorm(width, eps=eps) for _ in range(2))
     return Block(next(norms), attention, next(norms), mlp)
 
 

@@ -135,7 +135,7 @@ class ReadAndTell:
 
     def caption(self, qformer: QFormer, heads: QFormerHeads, texts: Captions, memory: Memory, begin: int) -> Tensor:
         """The sum over words, of texts after what the queries have read; `begin` stands for their first ids."""
-        assert qformer.text is not None, "heads are made for a Q-Former with text"
+        assert qformer.text is not None and heads.captioning is not None, "these heads only compare"
         given = texts.ids.clone()
         given[:, 0] = begin
         states = qformer.continue_text(given[:, :-1], texts.real[:, :-1], memory)

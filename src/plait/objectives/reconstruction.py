@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.errors import ConfigError
-from plait.nn.quantise import CodebookUpkeep, Observed
+from plait.nn.quantise import CodebookUpkeep, Observed, Quantised
 from plait.nn.vqgan import VQGAN, Discriminator
 from plait.objectives.gather import all_gather_rows, all_sum, gathered
 
@@ -102,7 +102,7 @@ class Reconstruct:
             ConfigError: a companion is missing, or given without use.
         """
         self._check(companions)
-        pixels, worth = _pictures(batch)
+        pixels, worth = pictures(batch)
         made = system.image_tokenizer(pixels)
         difference = made.pixels.float() - pixels.float()
         error = difference.square() if self.pixel == "squared" else difference.abs()
@@ -117,9 +117,7 @@ class Reconstruct:
             nll = terms["pixel"] + self.perceptual * terms.get("perceptual", 0.0)
             last = system.image_tokenizer.decoder.conv_out.weight
             terms["adversarial"] = _adversarial(self.adversary, companions["discriminator"], made.pixels, nll, last)
-        upkeep = companions.get("upkeep")
-        if isinstance(upkeep, CodebookUpkeep) and worth and torch.is_grad_enabled():
-            upkeep.observe(made.quantised, generator)
+        observe(companions, made.quantised, generator, worth)
         return {name: worth * term for name, term in terms.items()}
 
     def after_step(
@@ -130,18 +128,13 @@ class Reconstruct:
             discriminator = companions["discriminator"]
             assert isinstance(discriminator, Discriminator)
             discriminator.age.fill_(step + 1)
-        upkeep = companions.get("upkeep")
-        if isinstance(upkeep, CodebookUpkeep):
-            seen = upkeep.take()
-            everywhere = Observed(counts=all_sum(seen.counts), sums=all_sum(seen.sums), pool=all_gather_rows(seen.pool))
-            with gathered(system.image_tokenizer.quantiser.codebook.weight) as table:
-                upkeep.update(table, everywhere, step, generator)
+        keep_up(system.image_tokenizer.quantiser.codebook.weight, companions, step, generator)
 
     def _check(self, companions: Mapping[str, nn.Module]) -> None:
         wanted = {"perceptual": bool(self.perceptual), "discriminator": self.adversary is not None}
         for name, is_wanted in wanted.items():
-            if is_wanted and name not in companions:
-                raise ConfigError(f"reconstruction with a {name} term, but no companion {name!r}: add it to the stage")
+            if is_wanted:
+                companion(companions, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,17 +163,47 @@ class Discriminate:
         assert isinstance(discriminator, Discriminator)
         if not self.adversary.joined(discriminator):
             return {"hinge": _nothing(discriminator)}
-        pixels, worth = _pictures(batch)
+        pixels, worth = pictures(batch)
         with torch.no_grad():
             made = system.image_tokenizer(pixels).pixels
         return {"hinge": worth * hinge(discriminator(pixels), discriminator(made)).sum()}
 
 
-def _pictures(batch: HasImages) -> tuple[Tensor, float]:
+def pictures(batch: HasImages) -> tuple[Tensor, float]:
     """The pictures and 1; where all were broken, a blank and 0: every rank must take part in what follows."""
     if len(batch.images):
         return batch.images, 1.0
     return batch.images.new_zeros(1, *batch.images.shape[1:]), 0.0
+
+
+def companion(companions: Mapping[str, nn.Module], name: str) -> nn.Module:
+    """One that an objective cannot do without.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in companions:
+        raise ConfigError(f"reconstruction with a {name} term, but no companion {name!r}: add it to the stage")
+    return companions[name]
+
+
+def observe(
+    companions: Mapping[str, nn.Module], quantised: Quantised, generator: torch.Generator, worth: float
+) -> None:
+    """Shows the companion "upkeep", if there is one, what a forward pass in training quantised."""
+    upkeep = companions.get("upkeep")
+    if isinstance(upkeep, CodebookUpkeep) and worth and torch.is_grad_enabled():
+        upkeep.observe(quantised, generator)
+
+
+def keep_up(codebook: Tensor, companions: Mapping[str, nn.Module], step: int, generator: torch.Generator) -> None:
+    """Lets the companion "upkeep", if there is one, move the codes by what all ranks saw in a step."""
+    upkeep = companions.get("upkeep")
+    if isinstance(upkeep, CodebookUpkeep):
+        seen = upkeep.take()
+        everywhere = Observed(counts=all_sum(seen.counts), sums=all_sum(seen.sums), pool=all_gather_rows(seen.pool))
+        with gathered(codebook) as table:
+            upkeep.update(table, everywhere, step, generator)
 
 
 def hinge(real: Tensor, made: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from plait.data.prompted import Templated
 from plait.data.shapes import Shapes, language
 from plait.data.shapes.kinds import CASES
 from plait.data.shapes.questions import KINDS
-from plait.data.shards import ShardSource, splits
+from plait.data.shards import training
 from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import CheckpointError, ConfigError, hint
 from plait.evaluate import Task
@@ -109,7 +109,7 @@ def _cases(seed: int, kinds: Iterable[str]) -> dict[str, Source]:
 
 
 def _imported(data: str, instructions: Mapping[str, str]) -> Recipe:
-    source = training_part(data)
+    source = training(data)
     config = replace(TINY, image=replace(TINY.image, codes=512))
     stages = [
         tokenizer_stage(config, {"data": source}, steps=2000),
@@ -411,7 +411,7 @@ def _instructed(instructions: Mapping[str, str], apart: bool) -> dict[str, Sourc
         if task not in TASKS:
             raise ConfigError(f"no task {task!r}; {hint(task, TASKS)}")
     return {
-        task: Templated(source=training_part(folder), templates=TASKS[task], apart=apart)
+        task: Templated(source=training(folder), templates=TASKS[task], apart=apart)
         for task, folder in instructions.items()
     }
 
@@ -423,15 +423,10 @@ def sources_of(data: str | tuple[str, ...]) -> dict[str, Source]:
         ConfigError: two directories of one name.
     """
     folders = [data] if isinstance(data, str) else data
-    sources: dict[str, Source] = {Path(folder).name: training_part(folder) for folder in folders}
+    sources: dict[str, Source] = {Path(folder).name: training(folder) for folder in folders}
     if len(sources) < len(folders):
         raise ConfigError(f"{len(folders)} directories of data with {len(sources)} names: rename those of one name")
     return sources
-
-
-def training_part(folder: str) -> ShardSource:
-    """The split "train" of a directory of shards, or all of one without splits."""
-    return ShardSource(folder, "train" if "train" in splits(folder) else None)
 
 
 RECIPES = {"tiny": tiny, "paper": paper}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from plait.data.packs import Data
 from plait.data.prompted import Asked, Captioned
 from plait.data.shapes import Shapes, language
 from plait.data.shapes.web import WebCaptions
+from plait.data.shards import training
 from plait.document import Document, Image, Turn
 from plait.errors import CheckpointError, ConfigError
 from plait.evaluate import Task
@@ -29,12 +29,13 @@ from plait.evaluate.shapes import Held, ShapesCaption, ShapesDescription, Shapes
 from plait.generate.engine import Settings
 from plait.nn.lora import LoRAConfig
 from plait.objectives.tokens import NextToken
-from plait.recipes.cm3leon import HARD, sources_of, training_part
+from plait.recipes.cm3leon import HARD, sources_of
 from plait.recipes.foundations import ensure
 from plait.systems.foundations import FoundationsConfig
 from plait.systems.minigpt4 import TOKENIZER, MiniGPT4
 from plait.text.pieces import SentencePiece
 from plait.text.templates import ALIGNMENT
+from plait.train.adapters import Adapt
 from plait.train.stage import EpochSchedule, Optimiser, Probe, Recipe, Schedule, Stage, Update
 
 SEED = 42  # of the released code
@@ -46,27 +47,6 @@ TINY_STEPS = {"align": 500, "finetune": 200, "instruct": 1500}
 TINY_LORA = LoRAConfig(rank=16, alpha=32.0)
 TINY_DESCRIPTIONS = 3500  # as many as the paper has
 TINY_QUESTIONS = {"questions": 0.4, "both": 0.5, "describe": 0.1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapt:
-    """Puts adapters on the language model as a stage begins, unless it has such already: then these are trained on."""
-
-    lora: LoRAConfig
-
-    def __call__(self, system: MiniGPT4) -> None:
-        """Changes the system.
-
-        Raises:
-            InputError: it has others.
-        """
-        if system.config.lora != self.lora:
-            system.adapt(self.lora)
-
-
-def merge(system: MiniGPT4) -> None:
-    """Adds the adapters to the weights of the language model: for `before` of a stage behind that of adapters."""
-    system.merge()
 
 
 # -------------------------------------------------------------------------------------------------- published
@@ -104,7 +84,7 @@ def paper(
         rate = _rate(released_schedule, epoch=5000, warmup=5000, start=1e-6 / 1e-4, final=8e-5 / 1e-4)
         stages.append(align_stage(pairs, steps=20_000, lr=1e-4, schedule=rate))
     if curated:
-        asked = {"curated": Asked(source=training_part(curated), prompts=ALIGNMENT)}
+        asked = {"curated": Asked(source=training(curated), prompts=ALIGNMENT)}
         described = Data(sources=asked, rows=12, length=LENGTH, policy="alone", transforms=crops, seed=SEED)
         rate = _rate(released_schedule, epoch=200, warmup=200, start=1e-6 / 3e-5, final=1e-5 / 3e-5)
         stages.append(finetune_stage(described, steps=1000, lr=3e-5, schedule=rate))  # 400 in the paper

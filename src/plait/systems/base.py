@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -71,6 +71,8 @@ class Emitted:
     kind: str
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    seed: int = field(default=0, compare=False)
+    """Of the noise that a picture of the run is drawn from, where it is drawn from some."""
 
 
 Grammar = Callable[[Items[Emitted]], Next | Forced | Stop]
@@ -89,11 +91,19 @@ class Interleaved:
     begun: bool
     """The prompt ends with `begin`."""
     max_images: int
+    close: int | None = None
+    """What stands behind every picture, if anything does."""
+    alone: bool = False
+    """The reply ends with its last picture."""
 
-    def __call__(self, emitted: Items[Emitted]) -> Next | Stop:
+    def __call__(self, emitted: Items[Emitted]) -> Next | Forced | Stop:
         """What may come next."""
         full = sum(run.kind == "image" for run in emitted) >= self.max_images
         last = emitted[-1].ids[-1] if emitted else self.begin if self.begun else None
+        if emitted and emitted[-1].kind == "image" and self.close is not None:
+            return Forced((self.close,))
+        if full and emitted and self.alone and last not in self.text.ends:
+            return Stop("max_images")
         if last == self.begin:
             return Stop("max_images") if full else self.picture
         if last in self.text.ends:
@@ -365,6 +375,14 @@ class System(nn.Module, ABC):
     @abstractmethod
     def write(self, runs: Items[Emitted]) -> list[Image]:
         """The pictures of generated runs of kind "image"."""
+
+    def picture_codes(self, pixels: Float[Tensor, "m 3 y x"]) -> Int[Tensor, "m n"]:
+        """The codes that pictures are read as, from 0 on.
+
+        Raises:
+            ConfigError: it reads pictures as vectors, unless it says otherwise.
+        """
+        raise ConfigError(f"{self.name} makes no codes of pictures: give a model that does, as SEED's tokenizer")
 
     @property
     @abstractmethod

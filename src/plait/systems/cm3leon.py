@@ -239,6 +239,10 @@ class CM3Leon(System):
         """(m, n) token ids of pictures, in raster order. The tokenizer is never trained through the decoder."""
         return self.image_tokenizer.encode(pictures).flatten(1) + self.vocabulary.first_code
 
+    def picture_codes(self, pixels: Float[Tensor, "m 3 height width"]) -> Tensor:
+        """(m, n) codes of the VQGAN, in raster order."""
+        return self.codes(pixels) - self.vocabulary.first_code
+
     @torch.no_grad()
     def embed_codes(self, generator: torch.Generator, reach: float = 0.25) -> None:
         """Starts the embeddings of codes as random Fourier features of the codebook's vectors.

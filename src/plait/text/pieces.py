@@ -176,6 +176,44 @@ class SentencePiece:
         """
         return self._pieces.decode([id for id in ids if id not in self._silent])
 
+    def spell(self, ids: Sequence[int], silent: Iterable[str] = ()) -> str:
+        """The text of ids with their special ones, as published code tells what a model said (transformers 4.30).
+
+        Added strings have a space on both sides; a symbol of the model has one before the text in front of it, if that
+        begins behind an added string or another symbol.
+
+        Args:
+            silent: special strings that are left out.
+        """
+        names = {id: piece for piece, id in self._special.items()}
+        left_out = {self._special[piece] for piece in silent}
+        added = set(self.added.values())
+        parts: list[str] = []
+        run: list[int] = []
+        for id in ids:
+            if id in left_out:
+                continue
+            if id in added:
+                parts += [self._run(run, names)] if run else []
+                parts.append(names[id])
+                run = []
+            else:
+                run.append(id)
+        return " ".join([*parts, self._run(run, names)] if run else parts)
+
+    def _run(self, ids: Sequence[int], names: Mapping[int, str]) -> str:
+        """Ids of the model alone."""
+        told, words = "", []
+        for at, id in enumerate(ids):
+            if id not in names:
+                words.append(id)
+                continue
+            if at and (words or ids[at - 1] not in names):
+                told += " "
+            told += self._pieces.decode(words) + names[id]
+            words = []
+        return told + self._pieces.decode(words)
+
     def _check(self) -> None:
         taken = {id: piece for piece, id in self.added.items()}
         if "" in self.added or len(taken) < len(self.added):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -61,7 +61,8 @@ def build(optimiser: Optimiser, parameters: Mapping[str, nn.Parameter]) -> Optim
             raise ConfigError(f"Muon over {len(odd)} of {len(parameters)} that are no matrices, as {odd[0]}: use adamw")
         made = Muon(parameters, lr=optimiser.lr, momentum=optimiser.betas[0], weight_decay=optimiser.weight_decay)
     else:
-        made = torch.optim.AdamW(
+        adam = torch.optim.AdamW if optimiser.kind == "adamw" else TransformersAdamW
+        made = adam(
             parameters.values(),
             lr=optimiser.lr,
             betas=optimiser.betas,
@@ -71,6 +72,52 @@ def build(optimiser: Optimiser, parameters: Mapping[str, nn.Parameter]) -> Optim
     for group in made.param_groups:
         group["peak_lr"] = optimiser.lr
     return made
+
+
+class TransformersAdamW(Optimizer):
+    """Adam as transformers' `adamw_hf` has it (4.30): p -= lr c2 / c1 m / (sqrt(v) + eps), then p *= 1 - lr decay.
+
+    c1 = 1 - beta1^t and c2 = sqrt(1 - beta2^t) correct the moments. PyTorch's adds eps behind the correction of v,
+    where it counts for less while c2 is small, and decays before the step.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            (beta1, beta2), rate = group["betas"], group["lr"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.tensor(0.0)
+                    state["exp_avg"], state["exp_avg_sq"] = (
+                        torch.zeros_like(parameter, memory_format=torch.preserve_format) for _ in range(2)
+                    )
+                state["step"] += 1
+                count = state["step"].item()
+                mean = state["exp_avg"].lerp_(parameter.grad, 1 - beta1)
+                square = state["exp_avg_sq"].mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+                corrected = rate * math.sqrt(1 - beta2**count) / (1 - beta1**count)
+                parameter.addcdiv_(mean, square.sqrt().add_(group["eps"]), value=-corrected)
+                parameter.mul_(1 - rate * group["weight_decay"])
+        return loss
 
 
 class Muon(Optimizer):

@@ -49,7 +49,8 @@ class Optimiser:
     """
 
     train: tuple[str, ...]
-    kind: Literal["adamw", "muon"] = "adamw"
+    kind: Literal["adamw", "adamw_hf", "muon"] = "adamw"
+    """adamw_hf: transformers' own, whose `eps` is not corrected with the second moment, and whose decay comes last."""
     lr: float
     betas: tuple[float, float] = (0.9, 0.95)
     """Of Muon, the first is the momentum."""
@@ -68,11 +69,13 @@ class Schedule:
     shape: Literal["linear", "cosine"] = "linear"
     final: float = 0.0
     """The factor at the end."""
+    idle: bool = False
+    """The first step of a warm-up has the rate 0, as in transformers, and the step behind it the whole rate."""
 
     def factor(self, step: int, steps: int) -> float:
         """The factor at `step` of `steps`, from 0."""
         if step < self.warmup:
-            return (step + 1) / self.warmup
+            return (step + (not self.idle)) / self.warmup
         fall = (steps - self.warmup) * self.decay
         left = (steps - step) / fall if fall else 1.0
         if left >= 1:
@@ -97,6 +100,8 @@ class EpochSchedule:
     """The factor at the first step of the warm-up."""
     final: float = 0.0
     """The factor at the end."""
+    stepped: bool = False
+    """The cosine falls with each epoch, not with each step, as in LAVIS itself."""
 
     def __post_init__(self) -> None:
         if self.epoch < 1:
@@ -106,6 +111,8 @@ class EpochSchedule:
         """The factor at `step` of `steps`, from 0."""
         if step < self.warmup:
             return self.start + (1 - self.start) * (step % self.epoch) / self.warmup
+        if self.stepped:
+            step -= step % self.epoch
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * step / steps)) / 2
 
 

@@ -1,0 +1,279 @@
+"""Pictures by latent diffusion (arXiv 2112.10752), and by unCLIP, which draws from CLIP's image embedding (2204.06125).
+
+    what the U-Net looks at ──┐
+    class labels ─────────────┼─▶ U-Net, step by step, guided away from a negative ─▶ latents ─▶ VAE ─▶ pixels
+    noise ────────────────────┘
+
+U-Net, VAE and schedulers are those of diffusers, in its own words: configurations are its JSON files, schedulers go by
+name. unCLIP's U-Net looks at the vectors of an empty prompt; its labels are an image embedding with noise of a level,
+and the level.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from plait.errors import ConfigError, hint
+from plait.nn.clip import CLIPTextConfig, TextTower
+
+PRIVATE = "_"
+"""Begins the keys of diffusers' configurations that are no settings."""
+
+
+class ImageDecoder(Protocol):
+    """Turns vectors into pictures."""
+
+    def draw(
+        self, vectors: Tensor, generators: Items[torch.Generator], negative: Tensor | None = None
+    ) -> Float[Tensor, "m 3 y x"]:
+        """Pixels, in [-1, 1] but for what overshoots.
+
+        Args:
+            vectors: (m, ...), those of each picture.
+            generators: of the noise of each, on the CPU; one may stand for several, which then take theirs in order.
+            negative: what the pictures are guided away from, one for all or one for each; None: as it was published.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """Sizes and schedule of a latent diffusion model, as diffusers writes them."""
+
+    unet: Mapping[str, Any]
+    """Of a UNet2DConditionModel."""
+    vae: Mapping[str, Any]
+    """Of an AutoencoderKL."""
+    scheduler: Mapping[str, Any]
+    """With its name as `_class_name`."""
+    steps: int = 20
+    guidance: float = 10.0
+    """How far from the negative; 1 is none."""
+    rows: int = 8
+    """Pictures that are drawn at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """The tower of texts and the symbols of an empty prompt. Those of Stable Diffusion 2 are the defaults."""
+
+    text: CLIPTextConfig
+    activation: str = "gelu"
+    begin: int = 49_406
+    end: int = 49_407
+    pad: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnCLIPConfig:
+    """Sizes of an unCLIP."""
+
+    diffusion: DiffusionConfig
+    embedding: int
+    """Width of the image embedding."""
+    noising: Mapping[str, Any]
+    """The scheduler by which embeddings get noise."""
+    level: int = 0
+    """How much of it; 0 is little, not none."""
+    prompt: PromptConfig | None = None
+    """None: the U-Net looks at one vector of zeros."""
+
+
+def diffusers(name: str) -> Any:
+    """A class of diffusers.
+
+    Raises:
+        ConfigError: it is not installed, or has no such class.
+    """
+    try:
+        module = importlib.import_module("diffusers")
+    except ImportError as error:
+        raise ConfigError('pictures by diffusion need diffusers: pip install "plait[diffusion]"') from error
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        raise ConfigError(f"diffusers {module.__version__} has no {name!r}: give the name of one of its classes")
+    return found
+
+
+def settings_of(name: str) -> list[str]:
+    """The settings that a class of diffusers takes."""
+    return [key for key in inspect.signature(diffusers(name).__init__).parameters if key not in ("self", "kwargs")]
+
+
+def make(name: str, config: Mapping[str, Any]) -> Any:
+    """An object of diffusers.
+
+    Raises:
+        ConfigError: a setting that it does not take.
+    """
+    given = {key: value for key, value in config.items() if not key.startswith(PRIVATE)}
+    known = settings_of(name)
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{name} has no setting {key!r}; {hint(key, known)}")
+    return diffusers(name)(**given)
+
+
+def scheduler(config: Mapping[str, Any]) -> Any:
+    """A scheduler by its name.
+
+    Raises:
+        ConfigError: no name, or that of something else.
+    """
+    name = config.get("_class_name")
+    if not isinstance(name, str) or not name.endswith("Scheduler"):
+        raise ConfigError(f"a scheduler with _class_name {name!r}: give one of diffusers' schedulers by name")
+    return make(name, config)
+
+
+class LatentDiffusion(nn.Module):
+    """A U-Net that takes noise out of latents, and the VAE that they are of.
+
+    Raises:
+        ConfigError: diffusers is not installed, or does not know a setting.
+    """
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet: Any = make("UNet2DConditionModel", config.unet)
+        self.vae: Any = make("AutoencoderKL", config.vae)
+        scheduler(config.scheduler)  # says what is wrong with it now
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a picture."""
+        side = self.unet.config.sample_size
+        return self.unet.config.in_channels, side, side
+
+    def draw(
+        self,
+        latents: Float[Tensor, "m c y x"],
+        seen: Float[Tensor, "m t e"],
+        labels: Float[Tensor, "m f"],
+        negative: Float[Tensor, "m f"],
+    ) -> Float[Tensor, "m 3 height width"]:
+        """Pixels of noise, `rows` pictures at once; see `denoise`."""
+        made = []
+        for first in range(0, len(latents), self.config.rows):
+            rows = slice(first, first + self.config.rows)
+            made.append(self.pixels(self.denoise(latents[rows], seen[rows], labels[rows], negative[rows])))
+        return torch.cat(made)
+
+    def denoise(
+        self,
+        latents: Float[Tensor, "m c y x"],
+        seen: Float[Tensor, "_ t e"],
+        labels: Float[Tensor, "m f"],
+        negative: Float[Tensor, "m f"],
+    ) -> Float[Tensor, "m c y x"]:
+        """Latents of pictures from noise, all at once; they stay in fp32 between the steps.
+
+        Args:
+            latents: noise.
+            seen: what the U-Net looks at; one for all or one for each.
+            labels: what goes to each of its layers.
+            negative: the labels that are guided away from; without guidance they are of no use.
+        """
+        dtype, guided = self.unet.dtype, self.config.guidance != 1
+        ways = 2 if guided else 1
+        seen = seen.expand(len(latents), -1, -1).repeat(ways, 1, 1).to(dtype)
+        labels = (torch.cat((negative, labels)) if guided else labels).to(dtype)
+        steps = scheduler(self.config.scheduler)
+        steps.set_timesteps(self.config.steps)
+        latents = latents * steps.init_noise_sigma
+        for time in steps.timesteps:
+            rows = steps.scale_model_input(latents.repeat(ways, 1, 1, 1), time).to(dtype)
+            noise = self.unet(rows, time, encoder_hidden_states=seen, class_labels=labels).sample.float()
+            if guided:
+                away, towards = noise.chunk(2)
+                noise = away + self.config.guidance * (towards - away)
+            latents = steps.step(noise, time, latents).prev_sample
+        return latents
+
+    def pixels(self, latents: Float[Tensor, "m c y x"]) -> Float[Tensor, "m 3 height width"]:
+        """What the VAE makes of latents."""
+        scaled = latents / self.vae.config.scaling_factor
+        return self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
+
+
+class UnCLIP(nn.Module):
+    """An image embedding to a picture.
+
+    Raises:
+        ConfigError: as `LatentDiffusion`; or labels of another width than the embedding with its level.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: UnCLIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.diffusion = LatentDiffusion(config.diffusion)
+        self.text = TextTower(config.prompt.text, config.prompt.activation) if config.prompt else None
+        self.register_buffer("mean", torch.zeros(1, config.embedding))
+        self.register_buffer("std", torch.ones(1, config.embedding))
+        labels = self.diffusion.unet.config.projection_class_embeddings_input_dim
+        if labels != 2 * config.embedding:
+            raise ConfigError(
+                f"projection_class_embeddings_input_dim {labels} for embeddings of {config.embedding}: it must be "
+                f"{2 * config.embedding}, the embedding and its level"
+            )
+        scheduler(config.noising)
+
+    @torch.no_grad()
+    def draw(
+        self, vectors: Float[Tensor, "m d"], generators: Items[torch.Generator], negative: Tensor | None = None
+    ) -> Float[Tensor, "m 3 y x"]:
+        """See `ImageDecoder`; without a negative, labels of zeros are what is guided away from.
+
+        Each picture takes from its generator the noise of its latents, that of its embedding, and that of its negative.
+        """
+        count, shape = len(vectors), self.diffusion.latent_shape
+        if negative is not None:
+            negative = negative.expand(count, -1)
+        latents, noise, other = [], [], []
+        for generator in generators:
+            latents.append(torch.randn(shape, generator=generator))
+            noise.append(torch.randn(self.config.embedding, generator=generator))
+            if negative is not None:
+                other.append(torch.randn(self.config.embedding, generator=generator))
+        device = vectors.device
+        labels = self.labels(vectors, torch.stack(noise).to(device))
+        against = torch.zeros_like(labels) if negative is None else self.labels(negative, torch.stack(other).to(device))
+        seen = self.prompt().expand(count, -1, -1)
+        return self.diffusion.draw(torch.stack(latents).to(device), seen, labels, against)
+
+    def labels(self, vectors: Float[Tensor, "m d"], noise: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
+        """Embeddings with noise of the level, and the level as sines and cosines."""
+        level = torch.full((len(vectors),), self.config.level, device=vectors.device)
+        mean, std = self.mean.float(), self.std.float()
+        noised = scheduler(self.config.noising).add_noise((vectors.float() - mean) / std, noise, level)
+        return torch.cat((noised * std + mean, level_embedding(level, self.config.embedding)), dim=1)
+
+    def prompt(self) -> Float[Tensor, "1 t e"]:
+        """What the U-Net looks at: the states of an empty prompt."""
+        prompt = self.config.prompt
+        if self.text is None or prompt is None:
+            return torch.zeros(1, 1, self.diffusion.unet.config.cross_attention_dim, device=self.mean.device)
+        ids = torch.full((1, prompt.text.positions), prompt.pad, device=self.mean.device)
+        ids[0, 0], ids[0, 1] = prompt.begin, prompt.end
+        return self.text.states(ids)
+
+
+def level_embedding(level: Int[Tensor, " m"], width: int) -> Float[Tensor, "m e"]:
+    """Cosines, then sines of a level times frequencies from 1 down to nearly 1/10,000; at level 0 ones and zeros."""
+    half = width // 2
+    frequencies = 10_000 ** (-torch.arange(half, device=level.device) / half)
+    angles = level.float()[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=1)
