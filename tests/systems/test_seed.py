@@ -14,7 +14,7 @@ from plait.document import Blank, Document, Image, Text, Turn, Video
 from plait.errors import CheckpointError, ConfigError, DocumentError, InputError
 from plait.generate.model import Model
 from plait.nn.lora import LoRAConfig
-from plait.sequence import Sequence, Slot
+from plait.sequence import Sequence, Slot, tokens
 from plait.systems import seed_tokenizer
 from plait.systems.base import Forced, Next, Stop
 from plait.systems.seed import SIZES, TINY, Seed, SeedFormat, build, grown, vocabulary
@@ -177,6 +177,28 @@ def test_a_picture_is_drawn_from_codes_and_seed_away_from_others(system: Seed, m
     assert (codes, seeds) == (again, same) == ([list(system.codes_of(run))], [run.seed])
     assert none is None and away == [list(system.negative)]
     assert system.write([]) == []
+
+
+def test_guidance_is_away_from_a_picture_of_nothing(system: Seed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system.tokenizer, "decode", lambda codes, *rest: [Image(b"")] * len(codes))
+    model, document = Model(system), Document(["a", Blank("image")])
+    plain, guided = (model.generate(document, guidance=scale, image_temperature=0.0) for scale in (1.0, 3.0))
+    ids = guided.runs[0].ids
+    assert ids != plain.runs[0].ids
+    prompts = [FORMAT.layout(one, open=True).ids().tolist() for one in (document, Document([Blank("image")]))]
+    assert prompts[1] == [WORDS.bos, FORMAT.begin]
+    rows = [[Sequence((tokens([*prompt, *ids[:-1]]),))] for prompt in prompts]
+    with torch.no_grad():
+        states = system(FORMAT.collator()(rows, shift=False)).states
+        said, nothing = (
+            system.heads["code"](row[len(prompt) - 1 :][: len(ids)])
+            for row, prompt in zip(states, prompts, strict=True)
+        )
+    logits = nothing + 3 * (said - nothing)
+    codes = logits[:, FORMAT.first_code : FORMAT.first_code + FORMAT.codes]
+    assert (codes.argmax(-1) + FORMAT.first_code).tolist() == ids
+    with pytest.raises(ConfigError, match="this system has no row of pictures alone"):
+        model.generate(document, image_guidance=2.0)
 
 
 def test_a_reply_of_several_streams_as_it_is_generated(system: Seed, monkeypatch: pytest.MonkeyPatch) -> None:

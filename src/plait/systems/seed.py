@@ -31,7 +31,18 @@ from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
 from plait.nn.lora import LoRAConfig
 from plait.sequence import Batch, Prepare, Sequence, Span, compact, picture, tokens
 from plait.systems import seed_tokenizer
-from plait.systems.base import Emitted, Format, Grammar, Hidden, Interleaved, Next, System, sight
+from plait.systems.base import (
+    Emitted,
+    Format,
+    Grammar,
+    Guidance,
+    Hidden,
+    Interleaved,
+    Next,
+    Streams,
+    System,
+    sight,
+)
 from plait.systems.seed_tokenizer import READER, SeedTokenizer, SeedTokenizerConfig, SeedTokenizerFormat
 from plait.text.dialogues import DIALOGUES, spoken
 from plait.text.pieces import SentencePiece
@@ -292,6 +303,14 @@ class SeedFormat(Format):
     def text_ids(self, text: str) -> tuple[int, ...]:
         """As one string."""
         return tuple(self.text.encode(text))
+
+    def streams(self, document: Document, guidance: Guidance) -> Streams:
+        """The prompt; and nothing, `<s>`, with `<img>` where the prompt ends with it.
+
+        Not in the released code, which guides unCLIP alone; its training never left captions out.
+        """
+        drawn = _draws(document)
+        return guidance.streams(self.layout(document, open=True), lambda: self._prompt([], drawn))
 
     def grammar(self, document: Document, max_images: int) -> Grammar:
         """Words up to `</s>`; behind `<img>` exactly as many codes as a picture has, and `</img>`.
