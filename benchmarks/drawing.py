@@ -8,12 +8,13 @@ the features of FOUNDATIONS' CLIP tower for pictures, of length 1: not comparabl
 runs once a seed, in processes of one thread.
 
     guidance    the recipe's way of drawing, but for the scale
-    sampling    at the recipe's scale and temperature 1: top-p; CD-K; and every other scene by the latter
+    sampling    at temperature 1: top-p at the recipe's scale; CD; CD-K; and every other scene by one of these
     best of     the best of the first n by FOUNDATIONS' CLIP, all by top-p, or the second half by CD-K
 
-The p of top-p, and alpha and k of CD-K, are those of the least distance in a scan of as many drawings for each, on
-scenes of the validation part; the scan stands in the results. 8 candidates, as in the paper, take half as long again
-as all else together. Figures go to benchmarks/results/drawing.json; those of fewer than 2,000 scenes are printed alone.
+The p of top-p, alpha of CD, and alpha and k of CD-K are those of the least distance in a scan of as many drawings for
+each, on scenes of the validation part; the scan stands in the results. 8 candidates, as in the paper, make all of it
+take half as long again. Figures go to benchmarks/results/drawing.json; those of fewer than 2,000 scenes are printed
+alone.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ from plait.systems.cm3leon import READER
 USUAL = Settings(max_new_tokens=0, guidance=GUIDANCE, image=DRAWING)
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
 TOP_P = (0.7, 0.8, 0.9)
-CONTRASTS = tuple(Contrast(alpha=alpha, k=k) for k in (2, 4, 8) for alpha in (0.1, 0.3, 1.0))
+CD = tuple(Contrast(alpha=alpha) for alpha in (0.1, 0.3, 0.6))
+CD_K = tuple(Contrast(alpha=alpha, k=k) for k in (2, 4) for alpha in (0.1, 0.3, 1.0))
 SEED = 20241
 BATCH = 256
 ENOUGH = 2000
@@ -144,11 +146,11 @@ def guided(given: Given, scale: float, seed: int) -> dict[str, Worth]:
     return {f"{scale:g}": scenes.worth(pictures)}
 
 
-def sampled(given: Given, plain: Settings, other: Settings, seed: int) -> dict[str, dict[str, Worth]]:
+def sampled(given: Given, ways: Mapping[str, Settings], seed: int) -> dict[str, dict[str, Worth]]:
     """All candidates of every scene, and what is made of them: an arm's drawing is the first of its candidates."""
     scenes, n = wanted(given.judge, given.scenes), given.candidates
-    base = seed * given.scenes * (n + n // 2)
-    each = [replace(one, seed=base) for one in [plain] * n + [other] * (n // 2)]
+    drawn_by = [ways["top-p"]] * n + [ways["cd-k"]] * (n // 2) + [ways["cd"]]
+    each = [replace(one, seed=seed * given.scenes * len(drawn_by)) for one in drawn_by]
     found = candidates(model(given.run), scenes.prompts, judge_of(model(given.judge)), each)
 
     def best(*places: int) -> Worth:
@@ -158,16 +160,19 @@ def sampled(given: Given, plain: Settings, other: Settings, seed: int) -> dict[s
     def worth(places: Iterable[int]) -> Worth:
         return scenes.worth([one.replies[i].document.images[0] for one, i in zip(found, places, strict=True)])
 
+    cd, cd_k = len(each) - 1, n
     counts = [2**i for i in range(1, n.bit_length()) if 2**i <= n]
     return {
         "sampling": {
             "top-p": best(0),
-            "cd-k": best(n),
-            "half each": worth([n if i % 2 else 0 for i in range(given.scenes)]),
+            "cd": best(cd),
+            "cd-k": best(cd_k),
+            "half by top-p, half by cd": worth([cd if i % 2 else 0 for i in range(given.scenes)]),
+            "half by top-p, half by cd-k": worth([cd_k if i % 2 else 0 for i in range(given.scenes)]),
         },
         "best of": {
             **{f"{count}": best(*range(count)) for count in counts},
-            f"{n}, half by cd-k": best(*range(n // 2), *range(n, n + n // 2)),
+            f"{n}, half by cd-k": best(*range(n // 2), *range(cd_k, cd)),
         },
     }
 
@@ -215,15 +220,17 @@ def told(jobs: Mapping[Any, Future[Any]]) -> dict[Any, Any]:
     return {name: job.result() for name, job in jobs.items()}
 
 
-def chosen(pool: ProcessPoolExecutor, given: Given) -> tuple[dict[str, Any], Settings, Settings]:
-    """The scan, and the settings of top-p and of CD-K with the least distance."""
-    plain = {f"top-p {p:g}": top_p(p) for p in TOP_P}
-    other = {f"cd-k, alpha {by.alpha:g}, k {by.k}": contrasted(by) for by in CONTRASTS}
-    jobs = {name: pool.submit(scanned, given, one) for name, one in (plain | other).items()}
-    found = told(jobs)
-    names = [min(some, key=lambda name: found[name]["frechet"]) for some in (plain, other)]
-    figures = {"scan": found, "chosen": dict(zip(("top-p", "cd-k"), names, strict=True))}
-    return figures, plain[names[0]], other[names[1]]
+def chosen(pool: ProcessPoolExecutor, given: Given) -> tuple[dict[str, Any], dict[str, Settings]]:
+    """The scan, and of each way to draw the settings with the least distance."""
+    ways = {
+        "top-p": {f"top-p {p:g}": top_p(p) for p in TOP_P},
+        "cd": {f"cd, alpha {by.alpha:g}": contrasted(by) for by in CD},
+        "cd-k": {f"cd-k, alpha {by.alpha:g}, k {by.k}": contrasted(by) for by in CD_K},
+    }
+    every = {name: one for some in ways.values() for name, one in some.items()}
+    found = told({name: pool.submit(scanned, given, one) for name, one in every.items()})
+    names = {way: min(some, key=lambda name: found[name]["frechet"]) for way, some in ways.items()}
+    return {"scan": found, "chosen": names}, {way: every[name] for way, name in names.items()}
 
 
 def parsed() -> argparse.Namespace:
@@ -233,7 +240,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--judge", required=True, help="a run of foundations/tiny")
     parser.add_argument("--scenes", type=int, default=ENOUGH)
     parser.add_argument("--candidates", type=int, default=4, help="of a scene, an even number")
-    parser.add_argument("--scan", type=int, default=300, help="drawings for each setting of the scan")
+    parser.add_argument("--scan", type=int, default=250, help="drawings for each setting of the scan")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--processes", type=int, default=2)
     return parser.parse_args()
@@ -245,9 +252,9 @@ def main() -> None:
     given = Given(args.run, args.judge, args.scenes, args.candidates, args.scan)
     began = time.perf_counter()
     with processes(args.processes) as pool:
-        figures, plain, other = chosen(pool, given)
+        figures, ways = chosen(pool, given)
         jobs: dict[Any, Future[Any]] = {
-            **{("sampled", seed): pool.submit(sampled, given, plain, other, seed) for seed in args.seeds},
+            **{("sampled", seed): pool.submit(sampled, given, ways, seed) for seed in args.seeds},
             **{(scale, seed): pool.submit(guided, given, scale, seed) for seed in args.seeds for scale in SCALES},
             "reference": pool.submit(reference, given),
         }

@@ -81,7 +81,7 @@ def drawing(found: Mapping[str, Any]) -> str:
         f"{own['object_accuracy']:.3f} and a distance of {own['frechet']:.4f}: no drawing is likely to pass them.\n"
     )
     text += (
-        "\n### The scan\n\nThe settings of top-p and CD-K are those of the least distance of "
+        "\n### The scan\n\nThe settings of top-p, CD and CD-K are those of the least distance of "
         f"{found['config']['scan']} drawings each of validation scenes (few drawings raise a distance, and all have as "
         "many).\n"
     )
