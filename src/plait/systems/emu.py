@@ -324,6 +324,8 @@ class EmuFormat(Format):
         else:
             pieces = document.pieces[:-1] if drawn else document.pieces
             told = self._told(pieces if generator is None or open else either_order(pieces, generator), generator)
+            if drawn and told and isinstance(told[-1], str):
+                told[-1] = told[-1].rstrip()  # as beside every mark
             spans = self._string(told)
             if not open:
                 spans.append(tokens([self.text.eos]))
