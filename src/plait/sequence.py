@@ -227,8 +227,8 @@ class Slots:
 class Targets:
     """The targets of one kind: the hidden state at input `at[i]` predicts `value[i]` with `weight[i]`.
 
-    Where `value` is -1 the target is OWN_INPUT: element `offset` of picture `image` of reader `reader` (by number). Of a
-    kind whose targets are vectors, any other value is an id, and stands for its embedding.
+    Where `value` is -1 the target is OWN_INPUT: element `offset` of picture `image` of reader `reader` (by number). Of
+    a kind whose targets are vectors, any other value is an id, and stands for its embedding.
     """
 
     at: Tensor  # (e,)
@@ -282,7 +282,7 @@ class Batch:
         return ids.view_as(self.ids)
 
     def embedded(self, table: Callable[[Tensor], Tensor], vectors: Mapping[str, Tensor]) -> Tensor:
-        """(b, t, c): ids by a table, the vectors (m, n, c) of each reader's pictures where these stand, and those given."""
+        """(b, t, c): ids by a table, the vectors (m, n, c) of each reader's pictures where these stand, those given."""
         x = table(self.ids)
         flat = x.flatten(0, 1)  # (b * t, c)
         for reader, slots in self.slots.items():

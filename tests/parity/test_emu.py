@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from plait import images
 from plait.checkpoints import directory
 from plait.checkpoints.emu import INSTRUCTED, PRETRAINED, published
-from plait.checkpoints.published import export, import_files
+from plait.checkpoints.published import check_manifest, export, import_files
 from plait.config import to_plain
 from plait.document import Blank, Document, Image
+from plait.errors import CheckpointError, ConfigError
 from plait.generate.beams import Beams, BeamSearch, beam_search
 from plait.generate.engine import Engine, Settings, following
 from plait.generate.sampling import Sampling
@@ -37,7 +38,7 @@ from plait.nn.lora import LoRA, LoRAConfig
 from plait.nn.vit import VITConfig
 from plait.objectives.tokens import NextToken
 from plait.objectives.vectors import NextTokenAndVector, wanted
-from plait.sequence import Batch, Collator, Prepare, Sequence, Slot, join, tokens
+from plait.sequence import Batch, Collator, Prepare, Sequence, join, tokens
 from plait.systems.emu import READER, Emu, EmuConfig, UnreadConfig
 
 GOLDENS = Goldens("emu")
@@ -103,7 +104,9 @@ def drawer() -> DiffusionConfig:
     from plait.nn.diffusion import settings_of
 
     known = {
-        part: {key: tuple(v) if isinstance(v, list) else v for key, v in CONFIG[part].items() if key in settings_of(name)}
+        part: {
+            key: tuple(v) if isinstance(v, list) else v for key, v in CONFIG[part].items() if key in settings_of(name)
+        }
         for part, name in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"))
     }
     return DiffusionConfig(**known, scheduler=SCHEDULER, steps=5, guidance=7.5)
@@ -130,7 +133,9 @@ def write_pretrained(folder: Path, inside: str | None) -> Path:
     torch.save({inside: state} if inside else state, folder / "multimodal_encoder" / "pytorch_model.bin")
     for part, name in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
         (folder / part).mkdir()
-        own = {k.removeprefix(f"{part}."): v for k, v in GOLDENS.weights("weights_decoder").items() if k.startswith(part)}
+        own = {
+            k.removeprefix(f"{part}."): v for k, v in GOLDENS.weights("weights_decoder").items() if k.startswith(part)
+        }
         save_file(own, folder / part / "diffusion_pytorch_model.safetensors")
         write_json(folder / part / "config.json", {"_class_name": name, **CONFIG[part]})
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
@@ -278,7 +283,12 @@ def cformer(golden: Golden, systems: Systems) -> None:
     first = system.cformer.blocks[0]
     modules = {"self<": first.cross_norm, "cross<": first.mlp_norm, "ffn": first, "last": system.cformer}
     states = kept(modules, lambda: system.cformer(golden.given["cformer.encoder_in"]))  # type: ignore[arg-type]
-    for ours, theirs in {"self<": "block0_self", "cross<": "block0_cross", "ffn": "block0_ffn", "last": "last_hidden"}.items():
+    for ours, theirs in {
+        "self<": "block0_self",
+        "cross<": "block0_cross",
+        "ffn": "block0_ffn",
+        "last": "last_hidden",
+    }.items():
         assert_near(states[ours], want[f"cformer.{theirs}"], MODULES)
     assert_near(system.projection(states["last"]), want["cformer.out"], MODULES)
 
@@ -357,7 +367,9 @@ def train(golden: Golden, systems: Systems) -> None:
         assert text.endswith("</s>")
         sequences.append(system.layout(Document(pieces(text.removesuffix("</s>"), pictures))))
     mask = want["train.attention_mask"].bool()
-    assert [ids(one) for one in sequences] == [row[m].tolist() for row, m in zip(want["train.input_ids"], mask, strict=True)]
+    assert [ids(one) for one in sequences] == [
+        row[m].tolist() for row, m in zip(want["train.input_ids"], mask, strict=True)
+    ]
     ours = torch.tensor([one for row in sequences for one in labels(row)])
     theirs = want["train.labels"][mask]
     after = torch.tensor([bool(at) for row in sequences for at in range(len(row))])  # what stands first has no label
@@ -389,7 +401,9 @@ def train(golden: Golden, systems: Systems) -> None:
         summed = replace(objective, reduction="sum")(system, {}, inputs, torch.Generator())["vector"]
         assert_near(summed / counts["vector"], want["train.regress_sq_l2"], LOSSES)
     gradients(system, PRETRAINED, want, "train.grad.")
-    none = [name for name, weight in system.named_parameters() if weight.grad is None and not name.startswith("decoder.")]
+    none = [
+        name for name, weight in system.named_parameters() if weight.grad is None and not name.startswith("decoder.")
+    ]
     assert sorted(none) == sorted(name for name in system.state_dict() if name.startswith("unread."))
     assert sorted(dict(PRETRAINED.write((n, system.state_dict()[n]) for n in none))) == golden.case["no_grad_params"]
     system.zero_grad()
@@ -399,7 +413,9 @@ def instruct_train(golden: Golden, systems: Systems) -> None:
     system, want, pixels = systems[True], golden.wanted, golden.given["pixels_1"]
     pictures = iter(numbered(1))
     sequences = []
-    for prompt, answer, (asked, said) in zip(*(golden.case[name] for name in ("prompts", "answers", "rows")), strict=True):
+    for prompt, answer, (asked, said) in zip(
+        *(golden.case[name] for name in ("prompts", "answers", "rows")), strict=True
+    ):
         read = system.layout(Document(pieces(prompt, pictures)), open=True).without_targets()
         spoken = system.format.text_ids(answer)
         assert ids(read) == asked and list(spoken) == said
@@ -615,9 +631,9 @@ def pndm_schedule(golden: Golden, systems: Systems) -> None:
     steps.set_timesteps(golden.settings["steps"])
     assert torch.equal(steps.timesteps.long(), golden.wanted["pndm.timesteps"])
     x = golden.given["pndm.x0"]
-    for time, noise, wanted in zip(steps.timesteps, golden.given["pndm.eps"], golden.wanted["pndm.x"], strict=True):
+    for time, noise, after in zip(steps.timesteps, golden.given["pndm.eps"], golden.wanted["pndm.x"], strict=True):
         x = steps.step(noise, time, x).prev_sample
-        assert_near(x, wanted, MODULES)
+        assert_near(x, after, MODULES)
 
 
 REPLAYS: Mapping[str, Callable[[Golden, Systems], None]] = {
@@ -647,3 +663,76 @@ REPLAYS: Mapping[str, Callable[[Golden, Systems], None]] = {
 def test_case(name: str, systems: Systems) -> None:
     with torch.no_grad():
         REPLAYS[name](GOLDENS[name], systems)
+
+
+# --------------------------------------------------------------------------------------------------- files
+
+
+def test_the_published_files_are_known() -> None:
+    report = {one["file"].split(" ")[0]: one for one in check_manifest(published(), FOLDER.parent / "published.json")}
+    assert all(not one["missing"] and not one["unexpected"] for one in report.values())
+    counts = {name: (one["mapped"], one["ignored"]) for name, one in report.items()}
+    frequencies = 40
+    assert counts == {
+        "pretrain/multimodal_encoder/pytorch_model.bin": (1096 - frequencies, frequencies),
+        "Emu-instruct.pt": (1416 - frequencies, frequencies),
+        "pretrain/unet/": (686, 0),
+        "pretrain/vae/": (248, 0),
+        "pretrain/safety_checker/": (0, 396),
+    }
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_an_export_is_what_was_imported(
+    tuned: bool, systems: Systems, folders: dict[bool, Path], tmp_path: Path
+) -> None:
+    folder, out = folders[tuned], tmp_path / "out"
+    if tuned:  # the golden's alpha is another than the published one, which no file tells
+        system = directory.load(folder / "imported")
+        assert isinstance(system, Emu) and system.config.lora is not None
+        with pytest.raises(ConfigError, match="alpha 8"):
+            export(folder / "imported", "published", out)
+        system.config = replace(system.config, lora=replace(system.config.lora, alpha=16.0))
+        directory.save(system, tmp_path / "saved")
+    source = tmp_path / "saved" if tuned else folder / "imported"
+    export(source, "published", out)
+    name = "Emu-instruct.pt" if tuned else "pretrain/multimodal_encoder/pytorch_model.bin"
+    before = instruct_weights() if tuned else GOLDENS.weights()
+    after = torch.load(out / name, weights_only=True)
+    assert {key for key in before if not key.endswith("inv_freq")} == after.keys()
+    assert all(torch.equal(before[key], tensor) for key, tensor in after.items())
+    given = out / "Emu-instruct.pt" if tuned else out / "pretrain"
+    again, _ = import_files(published(), [given], tmp_path / "again", folder / "sizes.json")
+    state = directory.load(again).state_dict()
+    assert all(torch.equal(state[key], tensor) for key, tensor in systems[tuned].state_dict().items())
+
+
+def test_parts_of_the_folder_are_read_one_by_one(systems: Systems, folders: dict[bool, Path], tmp_path: Path) -> None:
+    whole = write_pretrained(tmp_path / "pretrain", inside="module")
+    (whole / "multimodal_encoder").rename(tmp_path / "encoder")
+    shutil.copy(FOLDER / "tokenizer.model", tmp_path / "encoder")
+    sizes = folders[False] / "sizes.json"
+    given = [tmp_path / "encoder" / "pytorch_model.bin", whole]
+    made, notes = import_files(published(), given, tmp_path / "both", sizes)
+    assert any("safety checker" in note for note in notes)
+    state = directory.load(made).state_dict()
+    assert all(torch.equal(state[key], tensor) for key, tensor in systems[False].state_dict().items())
+    write_json(tmp_path / "alone.json", {k: v for k, v in json.loads(sizes.read_text()).items() if k != "decoder"})
+    alone, notes = import_files(published(), given[:1], tmp_path / "alone", tmp_path / "alone.json")
+    assert any("no pictures are drawn" in note for note in notes)
+    system = directory.load(alone)
+    assert isinstance(system, Emu) and system.decoder is None
+
+
+def test_adapters_are_not_lost(folders: dict[bool, Path], tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "tokenizer.model", tmp_path)
+    layer = "model.layers.1.self_attn.v_proj.lora_B.default.weight"
+    state = instruct_weights()
+    later = {key.replace("q_proj.weight", "q_proj.base_layer.weight"): tensor for key, tensor in state.items()}
+    renamed = {key.replace(".default.", ".other."): tensor for key, tensor in state.items()}
+    cut = {key: tensor for key, tensor in state.items() if not key.endswith(layer)}
+    for name, changed in {"later": later, "renamed": renamed, "cut": cut}.items():
+        torch.save(changed, tmp_path / f"{name}.pt")
+        with pytest.raises(CheckpointError, match=r"missing|not expected|lacks"):
+            import_files(published(), [tmp_path / f"{name}.pt"], tmp_path / name, folders[True] / "sizes.json")
+        assert not (tmp_path / name).exists()

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import PIL.Image
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from golden import PIXELS, Golden, Goldens, assert_near
@@ -45,7 +45,10 @@ def check_words(golden: Golden, made: dict[str, SentencePiece]) -> None:
 
 def tokenizer(golden: Golden) -> None:
     made = {"ids": words(False), "ids_instruct": words(True)}
-    for text, names in ((made["ids"], ["special_tokens"]), (made["ids_instruct"], ["special_tokens", "special_tokens_instruct"])):
+    for text, names in (
+        (made["ids"], ["special_tokens"]),
+        (made["ids_instruct"], ["special_tokens", "special_tokens_instruct"]),
+    ):
         assert all(text.id(word) == id for name in names for word, id in CONFIG[name].items())
     check_words(golden, made)
 
@@ -174,5 +177,7 @@ def test_llamas_own_tokenizer(name: str) -> None:
     assert hashlib.sha256(model).hexdigest() == golden.case["tokenizer_sha256"]
     made = {"ids": vocabulary(model), "ids_instruct": vocabulary(model, tuned=True)}
     assert (len(made["ids"]), len(made["ids_instruct"])) == (golden.case["vocab"], golden.case["vocab_instruct"])
-    assert EMU_14B.language.vocabulary == len(made["ids"]) and EMU_I_14B.language.vocabulary == len(made["ids_instruct"])
+    assert EMU_14B.language.vocabulary == len(made["ids"]) and EMU_I_14B.language.vocabulary == len(
+        made["ids_instruct"]
+    )
     check_words(golden, made)

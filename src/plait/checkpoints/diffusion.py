@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from plait.checkpoints.keymap import KeyMap, Source
@@ -274,5 +273,3 @@ def unclip_papers(name: str, config: UnCLIPConfig) -> dict[str, Any]:
         },
         f"{name}/image_noising_scheduler/scheduler_config.json": dict(config.noising),
     }
-
-

@@ -85,10 +85,7 @@ _REGRESSION = KeyMap({"regression.weight": "stu_regress_head.weight"})
 
 PRETRAINED = READING | LLAMA.under(_LM, "language.") | _REGRESSION.under(_LM)
 INSTRUCTED = (
-    READING
-    | adapters("default").under(_PEFT, "language.")
-    | LLAMA.under(_PEFT, "language.")
-    | _REGRESSION.under(_PEFT)
+    READING | adapters("default").under(_PEFT, "language.") | LLAMA.under(_PEFT, "language.") | _REGRESSION.under(_PEFT)
 )
 
 ENCODER, TUNED, FOLDER, DRAWER = "pretrained", "instruct", "folder", "decoder"
@@ -145,7 +142,9 @@ def _hollow(shapes: Mapping[str, Shape]) -> tuple[Mapping[str, Tensor], KeyMap]:
 
 def _unet(shapes: Mapping[str, Shape]) -> tuple[Mapping[str, Tensor], KeyMap]:
     with torch.device("meta"):
-        return state_of(unet=make("UNet2DConditionModel", unet_sizes(shape_of(shapes)))), KeyMap({"unet.{rest}": "{rest}"})
+        return state_of(unet=make("UNet2DConditionModel", unet_sizes(shape_of(shapes)))), KeyMap(
+            {"unet.{rest}": "{rest}"}
+        )
 
 
 def _vae(shapes: Mapping[str, Shape]) -> tuple[Mapping[str, Tensor], KeyMap]:
@@ -268,7 +267,9 @@ class EmuFiles(Published):
             own = Export(name="Emu-instruct.pt", table=INSTRUCTED)
         else:
             if config.lora:
-                raise ConfigError("adapters on a model that is not tuned have no place in the published files: merge them")
+                raise ConfigError(
+                    "adapters on a model that is not tuned have no place in the published files: merge them"
+                )
             own = Export(name="pretrain/multimodal_encoder/pytorch_model.bin", table=PRETRAINED)
         if config.lora and replace(config.lora, rank=EMU_I.rank, dropout=EMU_I.dropout) != EMU_I:
             raise ConfigError(

@@ -1,8 +1,8 @@
 """Tensors in files, read and written one by one: more than a few are never held in memory.
 
 Written: safetensors. Read: safetensors; what `torch.save` wrote, in both of its formats; and the folders in which
-transformers and diffusers keep models, whole or in shards. A file is told by what it holds, not by its name. The tensors
-of a pipeline of diffusers, or of any folder of such folders, have the names of these before their own
+transformers and diffusers keep models, whole or in shards. A file is told by what it holds, not by its name. The
+tensors of a pipeline of diffusers, or of any folder of such folders, have the names of these before their own
 (`unet.conv_in.weight`).
 
 A file of `torch.save` can name any function of any package, to be called when it is read. Nothing of that kind is ever
@@ -338,7 +338,9 @@ def _shards(folder: Path) -> list[str]:
             f"{folder}: is LLaMA as Meta publishes it (consolidated.*.pth): give it in transformers' form, into which "
             "transformers' convert_llama_weights_to_hf.py brings it"
         )
-    raise CheckpointError(f"{folder}: holds none of {', '.join((*_WHOLE[:4], *_INDEXES[:2]))}; give a folder with weights")
+    raise CheckpointError(
+        f"{folder}: holds none of {', '.join((*_WHOLE[:4], *_INDEXES[:2]))}; give a folder with weights"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

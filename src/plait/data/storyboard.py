@@ -23,9 +23,7 @@ class Subtitle:
     """Seconds."""
 
 
-def frames_of(
-    sheets: Items[PIL.Image.Image], grids: Items[tuple[int, int]], counts: Items[int]
-) -> tuple[Image, ...]:
+def frames_of(sheets: Items[PIL.Image.Image], grids: Items[tuple[int, int]], counts: Items[int]) -> tuple[Image, ...]:
     """The frames on sheets, row by row, as many as there are on all together.
 
     As in the released code, the empty places of a sheet that is not full count as frames where another one follows.

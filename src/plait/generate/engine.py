@@ -243,7 +243,8 @@ class _Request:
         """Those of the pending elements that go to a row."""
         if not row or self.restart is None:
             return self.pending
-        return [one for one in self.pending if one.begins or one.vectors is not None]
+        begun = next((at for at, one in enumerate(self.pending) if one.begins), 0)
+        return [one for one in self.pending[begun:] if one.begins or one.vectors is not None]
 
 
 @dataclass(eq=False)

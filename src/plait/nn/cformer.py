@@ -3,8 +3,8 @@
     patches ────────────────▶ keys, values ─┐
     queries ─▶ see those before them ─▶ look at the patches ─▶ MLP ─▶ ... ─▶ norm ─▶ (b, n, c)
 
-The blocks are those of T5's decoder (1910.10683): RMSNorm before each part, no biases, products that are not scaled, one
-relative bias for all layers; dropout in training alone.
+The blocks are those of T5's decoder (1910.10683): RMSNorm before each part, no biases, products that are not scaled,
+one relative bias for all layers; dropout in training alone.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class ImageDecoder(Protocol):
 
     def draw(
         self,
-        vectors: Float[Tensor, "m *c"],
+        vectors: Float[Tensor, m * c],
         generators: Items[torch.Generator],
         negative: Tensor | None = None,
         guidance: float | None = None,

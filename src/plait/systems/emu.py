@@ -6,9 +6,9 @@
                                                                                                       │
                                                       picture ◀── Stable Diffusion's U-Net, VAE ◀── 32 vectors
 
-A picture stands between `[IMG]` and `[/IMG]`. Behind `[IMG]` each vector is predicted from those before it, and fed back
-when the model draws. Pretrained, it goes on with documents; tuned (Emu-I), it answers in conversations. What the paper
-leaves open is as in the released code.
+A picture stands between `[IMG]` and `[/IMG]`. Behind `[IMG]` each vector is predicted from those before it, and fed
+back when the model draws. Pretrained, it goes on with documents; tuned (Emu-I), it answers in conversations. What the
+paper leaves open is as in the released code.
 """
 
 from __future__ import annotations
@@ -146,7 +146,16 @@ EMU_I_14B = replace(
 TINY = EmuConfig(
     vision=VITConfig(image_size=32, patch=8, width=128, depth=4, heads=4, hidden=512),
     cformer=CFormerConfig(
-        width=96, depth=4, heads=4, head_width=24, hidden=192, queries=8, image_width=128, buckets=8, longest=16, dropout=0.0
+        width=96,
+        depth=4,
+        heads=4,
+        head_width=24,
+        hidden=192,
+        queries=8,
+        image_width=128,
+        buckets=8,
+        longest=16,
+        dropout=0.0,
     ),
     language=LLaMAConfig(vocabulary=512, width=128, hidden=344, depth=4, heads=4, positions=512),
     decoder=DiffusionConfig(
@@ -331,7 +340,8 @@ class EmuFormat(Format):
                 spans.append(tokens([self.text.eos]))
         if drawn:
             spans.append(tokens([self.begin], weight=0.0))
-        return Sequence(compact([tokens([self.text.bos]), *spans]), "prompt" if open else "document")
+        bos = tokens([self.text.bos], weight=0.0 if document.turns else 1.0)
+        return Sequence(compact([bos, *spans]), "prompt" if open else "document")
 
     def _told(self, pieces: Items[Piece], generator: Any = None) -> list[Segment]:
         """Texts and pictures."""

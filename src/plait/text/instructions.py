@@ -11,8 +11,8 @@ from collections.abc import Sequence as Items
 from plait.text.templates import PLACE
 
 IMAGE_MESSAGE = (
-    "You will be presented with an image: [IMG]ImageContent[/IMG]. You will be able to see the image after I provide it "
-    "to you. Please answer my questions based on the given image."
+    "You will be presented with an image: [IMG]ImageContent[/IMG]. You will be able to see the image after I provide "
+    "it to you. Please answer my questions based on the given image."
 )
 VIDEO_MESSAGE = (
     "You are a helpful assistant and you will be presented with a video consisting of multiple chronological images: "
@@ -20,8 +20,8 @@ VIDEO_MESSAGE = (
     "based on the given video."
 )
 WORD = (
-    " based on the content of the image and common sense, please provide an accurate answer consisting of only one word "
-    "or phrase. "
+    " based on the content of the image and common sense, please provide an accurate answer consisting of only one "
+    "word or phrase. "
 )
 ANSWER = " [ASSISTANT]: the answer is:"
 
