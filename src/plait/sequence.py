@@ -227,7 +227,8 @@ class Slots:
 class Targets:
     """The targets of one kind: the hidden state at input `at[i]` predicts `value[i]` with `weight[i]`.
 
-    Where `value` is -1 the target is OWN_INPUT: element `offset` of picture `image` of reader `reader` (by number).
+    Where `value` is -1 the target is OWN_INPUT: element `offset` of picture `image` of reader `reader` (by number). Of
+    a kind whose targets are vectors, any other value is an id, and stands for its embedding.
     """
 
     at: Tensor  # (e,)
@@ -236,6 +237,14 @@ class Targets:
     reader: Tensor  # (e,)
     image: Tensor  # (e,)
     offset: Tensor  # (e,)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Inputs that come as vectors, such as those that a model has just written: `values[i]` is input `at[i]`."""
+
+    at: Tensor  # (e,) index into the b * t inputs
+    values: Tensor  # (e, c)
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,7 @@ class Batch:
     readers: tuple[str, ...]  # by number
     sequences: int
     broken: int = 0
+    given: Given | None = None
 
     @property
     def images(self) -> Tensor:
@@ -272,11 +282,13 @@ class Batch:
         return ids.view_as(self.ids)
 
     def embedded(self, table: Callable[[Tensor], Tensor], vectors: Mapping[str, Tensor]) -> Tensor:
-        """(b, t, c): ids by a table, and the vectors (m, n, c) of each reader's pictures where these stand."""
+        """(b, t, c): ids by a table, the vectors (m, n, c) of each reader's pictures where these stand, those given."""
         x = table(self.ids)
         flat = x.flatten(0, 1)  # (b * t, c)
         for reader, slots in self.slots.items():
             flat = flat.index_put((slots.at,), vectors[reader][slots.image, slots.offset].to(x.dtype))
+        if self.given is not None:
+            flat = flat.index_put((self.given.at,), self.given.values.to(x.dtype))
         return flat.view_as(x)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -285,7 +297,7 @@ class Batch:
         def move(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value.to(device, non_blocking=True)
-            if isinstance(value, Slots | Targets):
+            if isinstance(value, Slots | Targets | Given):
                 return replace(value, **{name: move(item) for name, item in vars(value).items()})
             if isinstance(value, Mapping):
                 return {name: move(item) for name, item in value.items()}
@@ -433,7 +445,9 @@ class Collator:
             if "/" in name:
                 group, key, part = name.split("/")
                 grouped[group].setdefault(key, {})[part] = torch.from_numpy(np.ascontiguousarray(value))
-        plain = {name: torch.from_numpy(arrays[name]) for name in ("ids", "document", "position", "block", "place")}
+        plain: dict[str, Any] = {
+            name: torch.from_numpy(arrays[name]) for name in ("ids", "document", "position", "block", "place")
+        }
         return Batch(
             **plain,
             slots={reader: Slots(**parts) for reader, parts in grouped["slots"].items()},

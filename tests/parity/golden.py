@@ -57,9 +57,16 @@ class Golden:
 
     def __init__(self, case: Mapping[str, Any], goldens: Goldens) -> None:
         self.case = case
-        self.settings: dict[str, Any] = case["settings"]
-        self.given = {short: _find(full, goldens) for short, full in case["inputs"].items()}
-        self.wanted = {short: _find(full, goldens) for short, full in case["outputs"].items()}
+        self.settings: dict[str, Any] = case.get("settings", {})
+        self.given = {short: _find(full, goldens) for short, full in _named(case["inputs"], goldens).items()}
+        self.wanted = {short: _find(full, goldens) for short, full in _named(case["outputs"], goldens).items()}
+
+
+def _named(names: Mapping[str, str] | list[str], goldens: Goldens) -> Mapping[str, str]:
+    """Short names to whole ones; a list has whole ones alone, and files among them, which are left out."""
+    if isinstance(names, list):
+        return {name: name for name in names if not (goldens.folder / name).is_file()}
+    return names
 
 
 def _find(name: str, goldens: Goldens) -> Tensor:

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plait.checkpoints.keymap import KeyMap
-from plait.checkpoints.parts import CLIP
+from plait.checkpoints.keymap import KeyMap, Source
+from plait.checkpoints.parts import CLIP, ShapeOf, count, there
 from plait.checkpoints.published import Export
 from plait.checkpoints.tensors import DIFFUSION_WEIGHTS, PIPELINE, Shape, TensorFile, read_json
 from plait.errors import CheckpointError
-from plait.nn.diffusion import PRIVATE, PromptConfig, UnCLIPConfig, settings_of
+from plait.nn.diffusion import PRIVATE, DiffusionConfig, PromptConfig, UnCLIPConfig, settings_of
 
 SIGN = "unet.conv_in.weight"
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
@@ -27,13 +27,18 @@ _ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick"}
 
 LATENT = KeyMap({"diffusion.unet.{rest}": "unet.{rest}", "diffusion.vae.{rest}": "vae.{rest}"})
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-OLD_VAE = KeyMap(
-    {
-        f"diffusion.vae.{side}.mid_block.attentions.0.{ours}.{{w}}": f"vae.{side}.mid_block.attentions.0.{theirs}.{{w}}"
+
+
+def _old_attention(ours: str, theirs: str) -> dict[str, Source]:
+    place = "{}.mid_block.attentions.0.{}.{{w}}"
+    return {
+        ours + place.format(side, new): theirs + place.format(side, old)
         for side in ("encoder", "decoder")
-        for ours, theirs in _OLD_ATTENTION.items()
+        for new, old in _OLD_ATTENTION.items()
     }
-)
+
+
+OLD_VAE = KeyMap(_old_attention("diffusion.vae.", "vae."))
 """Before version 0.17 the attention of the VAE had other names."""
 _UNREAD = {
     "image_encoder.{rest}": "makes image embeddings of pictures, in whose place stand those of codes",
@@ -48,7 +53,23 @@ UNCLIP = (
 
 def unclip_table(shapes: Mapping[str, Shape]) -> KeyMap:
     """Of a pipeline, by the names that the attention of its VAE has."""
-    return OLD_VAE | UNCLIP if "vae.decoder.mid_block.attentions.0.query.weight" in shapes else UNCLIP
+    return aged(UNCLIP, shapes)
+
+
+def latent_table(shapes: Mapping[str, Shape]) -> KeyMap:
+    """The same of U-Net and VAE alone."""
+    return aged(LATENT | KeyMap({}, ignored=_UNREAD), shapes)
+
+
+def vae_table(shapes: Mapping[str, Shape]) -> KeyMap:
+    """Of a VAE alone, which is called vae here."""
+    old = "decoder.mid_block.attentions.0.query.weight" in shapes
+    return KeyMap({**(_old_attention("vae.", "") if old else {}), "vae.{rest}": "{rest}"})
+
+
+def aged(table: KeyMap, shapes: Mapping[str, Shape]) -> KeyMap:
+    """A table with the old names of the VAE's attention, where a pipeline has them."""
+    return OLD_VAE | table if "vae.decoder.mid_block.attentions.0.query.weight" in shapes else table
 
 
 @dataclass(frozen=True)
@@ -57,6 +78,22 @@ class Pipeline:
 
     file: TensorFile
 
+    def diffusion(self) -> tuple[dict[str, Any], list[str]]:
+        """A plain `DiffusionConfig`, and what of the settings this version of diffusers does not know.
+
+        Raises:
+            CheckpointError: a file is missing, or says what cannot be.
+        """
+        notes: list[str] = []
+        return self._diffusion(notes), notes
+
+    def _diffusion(self, notes: list[str]) -> dict[str, Any]:
+        return {
+            "unet": self._settings("unet", "config.json", notes),
+            "vae": self._settings("vae", "config.json", notes),
+            "scheduler": self._settings("scheduler", "scheduler_config.json", notes),
+        }
+
     def unclip(self) -> tuple[dict[str, Any], list[str]]:
         """A plain `UnCLIPConfig`, and what of the settings this version of diffusers does not know.
 
@@ -64,13 +101,8 @@ class Pipeline:
             CheckpointError: a file is missing, or says what cannot be.
         """
         notes: list[str] = []
-        unet = self._settings("unet", "config.json", notes)
         return {
-            "diffusion": {
-                "unet": unet,
-                "vae": self._settings("vae", "config.json", notes),
-                "scheduler": self._settings("scheduler", "scheduler_config.json", notes),
-            },
+            "diffusion": self._diffusion(notes),
             "embedding": self.file.shapes["image_normalizer.mean"][-1],
             "noising": self._settings("image_noising_scheduler", "scheduler_config.json", notes),
             "prompt": self._prompt(notes),
@@ -132,7 +164,7 @@ class Pipeline:
     def _read(self, part: str, name: str) -> dict[str, Any]:
         path = self.file.path / part / name
         if not path.is_file():
-            raise CheckpointError(f"{path}: no such file: give the whole folder of unCLIP, with its {PIPELINE}")
+            raise CheckpointError(f"{path}: no such file: give the whole folder of the decoder")
         return read_json(path)
 
 
@@ -143,15 +175,60 @@ def unclip_exports(name: str, ours: str) -> list[Export]:
         name: of the pipeline's folder.
         ours: the prefix of our names, with its dot.
     """
-    tables = {
-        "unet": KeyMap({"diffusion.unet.{rest}": "{rest}"}),
-        "vae": KeyMap({"diffusion.vae.{rest}": "{rest}"}),
-        "image_normalizer": KeyMap({"mean": "mean", "std": "std"}),
-    }
+    normalizer = KeyMap({"mean": "mean", "std": "std"}).under(ours=ours)
+    own = Export(name=f"{name}/image_normalizer", table=normalizer, settings={}, weights=DIFFUSION_WEIGHTS)
+    return [*latent_exports(name, ours), own]
+
+
+def latent_exports(name: str, ours: str) -> list[Export]:
+    """The folders of U-Net and VAE; arguments as of `unclip_exports`."""
     return [
-        Export(name=f"{name}/{part}", table=table.under(ours=ours), settings={}, weights=DIFFUSION_WEIGHTS)
-        for part, table in tables.items()
+        Export(
+            name=f"{name}/{part}",
+            table=KeyMap({f"diffusion.{part}.{{rest}}": "{rest}"}).under(ours=ours),
+            settings={},
+            weights=DIFFUSION_WEIGHTS,
+        )
+        for part in _CLASSES
     ]
+
+
+def latent_papers(name: str, config: DiffusionConfig) -> dict[str, Any]:
+    """The JSON files of U-Net, VAE and scheduler."""
+    return {
+        f"{name}/unet/config.json": {"_class_name": _CLASSES["unet"], **config.unet},
+        f"{name}/vae/config.json": {"_class_name": _CLASSES["vae"], **config.vae},
+        f"{name}/scheduler/scheduler_config.json": dict(config.scheduler),
+    }
+
+
+def unet_sizes(shape: ShapeOf) -> dict[str, Any]:
+    """Settings of a UNet2DConditionModel with the blocks of Stable Diffusion; heads have no trace in shapes."""
+    down = "down_blocks.{i}.resnets.0.norm1.weight"
+    levels = count(shape, down)
+    widths = [shape(f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
+    looks = "down_blocks.{i}.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    attends = [there(shape, looks.format(i=i)) for i in range(levels)]
+    return {
+        "in_channels": shape("conv_in.weight")[1],
+        "block_out_channels": tuple(widths),
+        "layers_per_block": count(shape, "down_blocks.0.resnets.{i}.norm1.weight"),
+        "down_block_types": tuple("CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in attends),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(attends)),
+        "cross_attention_dim": shape(looks.format(i=attends.index(True)))[1],
+    }
+
+
+def vae_sizes(shape: ShapeOf) -> dict[str, Any]:
+    """Settings of an AutoencoderKL."""
+    levels = count(shape, "encoder.down_blocks.{i}.resnets.0.norm1.weight")
+    return {
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": tuple(shape(f"encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)),
+        "layers_per_block": count(shape, "encoder.down_blocks.0.resnets.{i}.norm1.weight"),
+        "latent_channels": shape("post_quant_conv.weight")[0],
+    }
 
 
 def prompt_export(name: str, ours: str, config: PromptConfig) -> Export:
@@ -189,12 +266,10 @@ def unclip_papers(name: str, config: UnCLIPConfig) -> dict[str, Any]:
             "unet": ["diffusers", _CLASSES["unet"]],
             "vae": ["diffusers", _CLASSES["vae"]],
         },
-        f"{name}/unet/config.json": {"_class_name": _CLASSES["unet"], **diffusion.unet},
-        f"{name}/vae/config.json": {"_class_name": _CLASSES["vae"], **diffusion.vae},
+        **latent_papers(name, diffusion),
         f"{name}/image_normalizer/config.json": {
             "_class_name": "StableUnCLIPImageNormalizer",
             "embedding_dim": config.embedding,
         },
-        f"{name}/scheduler/scheduler_config.json": dict(diffusion.scheduler),
         f"{name}/image_noising_scheduler/scheduler_config.json": dict(config.noising),
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from plait.checkpoints.keymap import ZEROS, KeyMap, Source, Turned
+from plait.checkpoints.keymap import ZEROS, KeyMap, Source, Stacked, Turned
 from plait.checkpoints.tensors import Shape, TensorFile, read_json
 from plait.errors import CheckpointError
 from plait.nn.clip import CLIP_VIT_L14
@@ -119,6 +119,31 @@ LLAMA = KeyMap(
     ignored={"model.layers.{i}.self_attn.rotary_emb.inv_freq": FREQUENCIES},
 )
 """As transformers names it; as many heads for keys and values as for queries."""
+
+_ADAPTED = {
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.out": ("self_attn.o_proj",),
+    "mlp.gate_hidden": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.out": ("mlp.down_proj",),
+}
+
+
+def adapters(name: str = "") -> KeyMap:
+    """Adapters on all matrices of a LLaMA's blocks, behind peft's own prefix, and the matrices under them.
+
+    Args:
+        name: of the adapters, which later versions of peft write into the keys.
+    """
+    middle = f".{name}" if name else ""
+    names: dict[str, Source] = {}
+    for ours, theirs in _ADAPTED.items():
+        for side, letter in (("down", "A"), ("up", "B")):
+            keys = tuple(f"model.layers.{{i}}.{one}.lora_{letter}{middle}.weight" for one in theirs)
+            names[f"decoder.blocks.{{i}}.{ours}.{side}"] = Stacked(keys)
+        names[f"decoder.blocks.{{i}}.{ours}.linear.weight"] = tuple(
+            f"model.layers.{{i}}.{one}.weight" for one in theirs
+        )
+    return KeyMap(names)
 
 
 def _vqgan_names() -> dict[str, Source]:
@@ -350,7 +375,7 @@ def qformer_sizes(shape: ShapeOf) -> dict[str, Any]:
     _, queries, width = shape("query_tokens")
     depth = count(shape, _LAYER + "attention.self.query.weight")
     cross = _LAYER + "crossattention.self.key.weight"
-    looks = [i for i in range(depth) if _there(shape, cross.format(i=i))]
+    looks = [i for i in range(depth) if there(shape, cross.format(i=i))]
     sizes = {
         "width": width,
         "depth": depth,
@@ -457,9 +482,9 @@ def vqgan_sizes(shape: ShapeOf, resolution: int) -> dict[str, Any]:
     channels, in_channels = shape("encoder.conv_in.weight")[:2]
     levels = count(shape, "encoder.down.{i}.block.0.norm1.weight")
     widths = [shape(f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
-    gumbel = _there(shape, "quantize.embed.weight")
+    gumbel = there(shape, "quantize.embed.weight")
     codes, code_width = shape("quantize.embed.weight" if gumbel else "quantize.embedding.weight")
-    attends = [i for i in range(levels) if _there(shape, f"encoder.down.{i}.attn.0.norm.weight")]
+    attends = [i for i in range(levels) if there(shape, f"encoder.down.{i}.attn.0.norm.weight")]
     return {
         "resolution": resolution,
         "in_channels": in_channels,
@@ -476,7 +501,7 @@ def vqgan_sizes(shape: ShapeOf, resolution: int) -> dict[str, Any]:
 
 def clip_sizes(shape: ShapeOf) -> dict[str, Any]:
     """A plain `CLIPConfig`, by either program's names; heads are left out where they are not CLIP's 64 wide."""
-    openai = _there(shape, "visual.class_embedding")
+    openai = there(shape, "visual.class_embedding")
     keys = {
         "patch": "visual.conv1.weight" if openai else "vision_model.embeddings.patch_embedding.weight",
         "image": "visual.positional_embedding" if openai else "vision_model.embeddings.position_embedding.weight",
@@ -514,7 +539,8 @@ def clip_sizes(shape: ShapeOf) -> dict[str, Any]:
     }
 
 
-def _there(shape: ShapeOf, key: str) -> bool:
+def there(shape: ShapeOf, key: str) -> bool:
+    """Whether there is such a key."""
     try:
         shape(key)
     except CheckpointError:
@@ -532,10 +558,10 @@ def count(shape: ShapeOf, template: str, most: int = 1000) -> int:
     Raises:
         CheckpointError: none.
     """
-    there = [i for i in range(most) if _there(shape, template.format(i=i))]
-    if not there:
+    found = [i for i in range(most) if there(shape, template.format(i=i))]
+    if not found:
         shape(template.format(i=0))  # says so
-    return 1 + max(there)
+    return 1 + max(found)
 
 
 def _heads(width: int, each: int) -> dict[str, int]:

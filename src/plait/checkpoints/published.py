@@ -96,6 +96,11 @@ class Export:
     merged: bool = False
     """Adapters are added to the weights."""
 
+    @property
+    def speaks(self) -> bool:
+        """Whether it is a folder that the files of the format belong to."""
+        return self.settings is not None and self.weights == WEIGHTS
+
 
 class Published(ABC):
     """What a system contributes."""
@@ -461,7 +466,7 @@ def export(
         for name, content in published.papers(system.config, format).items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        if all(one.settings is None for one in exports):  # else a folder has them
+        if not any(one.speaks for one in exports):  # else a folder has them
             system.format.write_files(partial)
         if out.exists():
             out.rmdir()
@@ -487,6 +492,7 @@ def _write_export(one: Export, system: System, weights: TensorFile, path: Path, 
     pairs = merged_state(system, weights) if one.merged else iter(weights.items())
     tensors = one.table.write((name, tensor) for name, tensor in pairs if one.table.published(name))
     if one.settings is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         content = dict(tensors)  # views of the file
         torch.save({one.inside: content} if one.inside else content, path)
         return
@@ -501,5 +507,6 @@ def _write_export(one: Export, system: System, weights: TensorFile, path: Path, 
     dtype = str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else "float32"
     settings = {**one.settings, "torch_dtype": dtype} if one.weights == WEIGHTS else one.settings
     (path / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    system.format.write_files(path)
+    if one.speaks:
+        system.format.write_files(path)
     write_shards(path, specs, tensors, shard, one.weights)

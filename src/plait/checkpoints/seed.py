@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plait.checkpoints.keymap import KeyMap, Source, Stacked
 from plait.checkpoints.minigpt4 import LANGUAGE, LANGUAGE_FILE, LLAMA2_LICENCE, LLAMA_LICENCE, language_hollow
 from plait.checkpoints.parts import (
     LLAMA,
     FilePart,
+    adapters,
     hugging_face,
     language_of,
 )
@@ -43,26 +43,7 @@ from plait.nn.llama import LLAMA2_7B, LLAMA_7B
 from plait.systems.seed import ADDED, BEGIN, END, TOKENIZER, Seed, SeedConfig, grown
 from plait.text.pieces import SentencePiece
 
-_MATRICES = {
-    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention.out": ("self_attn.o_proj",),
-    "mlp.gate_hidden": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.out": ("mlp.down_proj",),
-}
-
-
-def _adapters() -> dict[str, Source]:
-    """Both matrices of each adapter, and the matrix that it stands on."""
-    names: dict[str, Source] = {}
-    for ours, theirs in _MATRICES.items():
-        keys = [f"model.layers.{{i}}.{one}" for one in theirs]
-        for side, letter in (("down", "A"), ("up", "B")):
-            names[f"decoder.blocks.{{i}}.{ours}.{side}"] = Stacked(tuple(f"{key}.lora_{letter}.weight" for key in keys))
-        names[f"decoder.blocks.{{i}}.{ours}.linear.weight"] = tuple(f"{key}.weight" for key in keys)
-    return names
-
-
-ADAPTERS = KeyMap(_adapters())
+ADAPTERS = adapters()
 ADAPTERS_FILE = (ADAPTERS | LLAMA).under("base_model.model.", "language.")
 """Adapters, and the tables and norms that train beside them."""
 

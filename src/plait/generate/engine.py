@@ -2,7 +2,8 @@
 
 A request is one or more rows (streams), a grammar that says what may come next, sampling, and a generator of its own.
 All rows of all requests take each step together. Draws are the inverse of the cumulated distribution at numbers from
-the request's own generator, so that its ids do not depend on its neighbours.
+the request's own generator, so that its ids do not depend on its neighbours. Vectors are not drawn: each row takes what
+its head gives, and is fed it (`Next.vectors`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from plait.document import Document, Piece, Text
 from plait.errors import ConfigError, InputError
 from plait.generate.sampling import Joined, Rules, Sampling, draw, history
 from plait.nn.attention import KVCache
-from plait.sequence import Batch, Sequence
+from plait.sequence import Batch, Given, Sequence
 from plait.systems.base import (
     Contrast,
     Emitted,
@@ -119,8 +120,12 @@ def noise(settings: Settings, number: int) -> int:
     return int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
 
 
-def following(ids: Tensor, position: Tensor, place: Tensor) -> Batch:
-    """Ids that were drawn or forced, (n, t), to be fed to a cache; with their places in a picture, or -1."""
+def following(ids: Tensor, position: Tensor, place: Tensor, given: Given | None = None) -> Batch:
+    """Ids that were drawn or forced, (n, t), to be fed to a cache; with their places in a picture, or -1.
+
+    Args:
+        given: vectors in place of some of them.
+    """
     zeros = torch.zeros_like(ids)
     return Batch(
         ids=ids,
@@ -132,7 +137,19 @@ def following(ids: Tensor, position: Tensor, place: Tensor) -> Batch:
         targets={},
         readers=(),
         sequences=len(ids),
+        given=given,
     )
+
+
+class _Element(NamedTuple):
+    """What is fed next: an id, or vectors (r, c), one for each row."""
+
+    id: int
+    place: int = -1
+    """In a picture."""
+    vectors: Tensor | None = None
+    begins: bool = False
+    """A run of vectors comes behind it, before which rows beside the first begin anew."""
 
 
 @dataclass(eq=False)
@@ -148,7 +165,8 @@ class _Request:
     next: Next | None = None
     left: int = 0  # text tokens that may still come
     stop: str = ""
-    pending: list[tuple[int, int]] = field(default_factory=list)  # ids to be fed next, and their places in a picture
+    restart: int | None = None
+    pending: list[_Element] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -177,7 +195,7 @@ class _Request:
             step = self.grammar(self.runs)
             if isinstance(step, Forced):
                 self.runs.append(Emitted("forced", list(step.ids)))
-                self.pending += [(id, -1) for id in step.ids]
+                self.pending += [_Element(id) for id in step.ids]
                 continue
             if isinstance(step, Stop):
                 self.stop = step.reason
@@ -188,6 +206,9 @@ class _Request:
             else:
                 self.next = step
                 self.runs.append(Emitted(step.kind, seed=noise(self.settings, len(self.runs))))
+                if step.vectors:
+                    self.runs[-1].weights = self.joins[step.kind].weights
+                    self.pending[-1:] = [last._replace(begins=True) for last in self.pending[-1:]]
             return
 
     def take(self, id: int, logprob: float) -> bool:
@@ -196,7 +217,7 @@ class _Request:
         run = self.runs[-1]
         run.ids.append(id)
         run.logprobs.append(logprob)
-        self.pending.append((id, len(run.ids) - 1 if run.kind == "image" else -1))
+        self.pending.append(_Element(id, len(run.ids) - 1 if run.kind == "image" else -1))
         if self.next.kind == "text":
             self.left -= 1
             if any(tuple(run.ids[-len(ids) :]) == ids for ids in self.stops):
@@ -208,11 +229,30 @@ class _Request:
             self.stop = "max_new_tokens"
         return id in self.next.ends
 
+    def take_vectors(self, vectors: Tensor) -> bool:
+        """Adds an element (r, c) to the present run; tells whether the run is over."""
+        assert self.next is not None
+        run = self.runs[-1]
+        self.pending.append(_Element(0, len(run.ids), vectors))
+        run.ids.append(-1)
+        run.logprobs.append(0.0)
+        run.vectors.append(vectors)
+        return len(run.ids) == self.next.length
+
+    def fed(self, row: int) -> list[_Element]:
+        """Those of the pending elements that go to a row."""
+        if not row or self.restart is None:
+            return self.pending
+        begun = next((at for at, one in enumerate(self.pending) if one.begins), 0)
+        return [one for one in self.pending[begun:] if one.begins or one.vectors is not None]
+
 
 @dataclass(eq=False)
 class _Controls:
-    """What the present runs of the running requests are drawn with, besides logits."""
+    """What the present runs of the requests that draw ids are drawn with, besides logits."""
 
+    requests: list[_Request]
+    rows: Tensor | None  # theirs; None: all
     head: Callable[[Tensor], Tensor]  # (rows, c) -> (rows, v): of the ids from `first` on
     first: int
     joined: Joined
@@ -285,6 +325,7 @@ class Engine:
             grammar=self.system.format.grammar(document, settings.max_images),
             prompts=streams.rows,
             joins=streams.joins,
+            restart=streams.restart,
             random=np.random.default_rng(settings.seed),
             stops=settings.stops(self.system.format),
             left=settings.max_new_tokens,
@@ -365,13 +406,25 @@ class Engine:
 
     def _feed(self) -> Tensor:
         """Feeds what was drawn or forced to every row of its request: (n, c) last hidden states."""
-        fed = [request.pending for request in self._active for _ in request.prompts]
-        counts = torch.tensor([len(ids) for ids in fed])
+        rows = [(request, number) for request in self._active for number in range(len(request.prompts))]
+        fed = [request.fed(number) for request, number in rows]
+        for row, (request, number) in enumerate(rows):
+            if number and request.restart is not None and any(one.begins for one in fed[row]):
+                self._cache.clear(row, request.restart)
+        counts = torch.tensor([len(elements) for elements in fed])
         width = int(counts.max())
-        ids, place = torch.tensor([row + [(0, -1)] * (width - len(row)) for row in fed]).unbind(-1)
+        padded = [elements + [_Element(0)] * (width - len(elements)) for elements in fed]
+        ids, place = torch.tensor([[one[:2] for one in elements] for elements in padded]).unbind(-1)
         position = self._cache.advance(counts)
+        found = [
+            (row * width + at, one.vectors[number])
+            for row, (elements, (_, number)) in enumerate(zip(fed, rows, strict=True))
+            for at, one in enumerate(elements)
+            if one.vectors is not None
+        ]
+        given = Given(torch.tensor([at for at, _ in found]), torch.stack([x for _, x in found])) if found else None
         device = self.system.device
-        batch = following(ids, position, place).to(device)
+        batch = following(ids, position, place, given).to(device)
         hidden = self.system(batch, self._cache).states
         for request in self._active:
             request.pending = []
@@ -394,46 +447,72 @@ class Engine:
     # ------------------------------------------------------------------------------------------- draws
 
     def _draw(self, hidden: Tensor) -> None:
-        """Draws one id for each request from the hidden states (n, c) of all rows."""
-        if self._controls is None:
-            self._controls = self._prepare()
+        """Draws one id for each request, or takes its vectors, from the hidden states (n, c) of all rows."""
+        drawing = [request for request in self._active if request.next and not request.next.vectors]
+        if drawing and self._controls is None:
+            self._controls = self._prepare(drawing)
         controls, rules = self._controls, None
+        if len(drawing) < len(self._active):
+            self._take_vectors(hidden)
+        if controls is None:
+            return
+        if controls.rows is not None:
+            hidden = hidden[controls.rows]
         if controls.rules is not None:
             rules = partial(controls.rules, said=controls.said)
         logits, allowed = controls.joined(controls.head(hidden).float(), controls.allowed, rules)
-        uniform = torch.tensor([request.random.random() for request in self._active], device=logits.device)
+        uniform = torch.tensor([request.random.random() for request in controls.requests], device=logits.device)
         ids, logprobs = draw(logits, allowed, controls.temperature, controls.top_p, uniform.float(), controls.top_k)
         ids += controls.first
         if controls.rules is not None:
             controls.said = torch.cat([controls.said, ids[:, None]], 1)
-        for request, id, logprob in zip(self._active, ids.tolist(), logprobs.tolist(), strict=True):
-            if request.take(id, logprob):
-                request.advance(self._limit)
-                self._controls = None
-            if not request.stop and request.length >= self._limit:
-                request.stop = "max_length"
+        for request, id, logprob in zip(controls.requests, ids.tolist(), logprobs.tolist(), strict=True):
+            self._ask(request, request.take(id, logprob))
 
-    def _prepare(self) -> _Controls:
-        """How rows are joined, and the allowed ids and settings of the present runs."""
+    def _take_vectors(self, hidden: Tensor) -> None:
+        """One element for each request that writes vectors."""
+        at = 0
+        for request in self._active:
+            rows = slice(at, at + len(request.prompts))
+            at = rows.stop
+            if request.next is not None and request.next.vectors:
+                self._ask(request, request.take_vectors(self.system.heads[request.next.head](hidden[rows])))
+
+    def _ask(self, request: _Request, over: bool) -> None:
+        """What comes next, where a run is over."""
+        if over:
+            request.advance(self._limit)
+            self._controls = None
+        if not request.stop and request.length >= self._limit:
+            request.stop = "max_length"
+
+    def _prepare(self, requests: list[_Request]) -> _Controls:
+        """How rows are joined, and the allowed ids and settings of the present runs of the requests that draw ids."""
         device = self.system.device
-        steps = [request.next for request in self._active if request.next]
-        sampling = [request.settings.sampling(step.kind) for request, step in zip(self._active, steps, strict=True)]
+        rows = None
+        if len(requests) < len(self._active):
+            numbered = [request for request in self._active for _ in request.prompts]
+            rows = torch.tensor([i for i, request in enumerate(numbered) if request in requests], device=device)
+        steps = [request.next for request in requests if request.next]
+        sampling = [request.settings.sampling(step.kind) for request, step in zip(requests, steps, strict=True)]
         allowed = torch.stack([step.allowed for step in steps])
         top_k = torch.tensor([s.top_k or 0 for s in sampling])
-        until = [request.until for request in self._active]
+        until = [request.until for request in requests]
         rules = Rules.of(sampling, until, [step.ends for step in steps], allowed.shape[-1], device)
         every = range(allowed.shape[-1])
         head, ids = self._head({step.head for step in steps}, every if rules else _within(allowed), every)
         return _Controls(
+            requests=requests,
+            rows=rows,
             head=head,
             first=ids.start,
-            joined=Joined.of([r.joins[step.kind] for r, step in zip(self._active, steps, strict=True)], device),
+            joined=Joined.of([r.joins[step.kind] for r, step in zip(requests, steps, strict=True)], device),
             allowed=allowed[:, ids.start : ids.stop].to(device),
             temperature=torch.tensor([s.temperature for s in sampling], device=device),
             top_p=torch.tensor([s.top_p for s in sampling], device=device),
             top_k=top_k.to(device) if bool(top_k.any()) else None,
             rules=rules,
-            said=history([request.said if rules else [] for request in self._active], device),
+            said=history([request.said if rules else [] for request in requests], device),
         )
 
     def _head(self, kinds: set[str], ids: range, every: range) -> tuple[Callable[[Tensor], Tensor], range]:

@@ -44,6 +44,8 @@ def search(system: System, document: Document, settings: Settings) -> Reply:
         return Reply(document=Document(), runs=(), stop=stop)
     if not isinstance(begin, Next) or (begin.kind == "text") != (begin.length is None):
         raise InputError("beams look for one run of text or codes, and this reply begins otherwise: leave beams at 1")
+    if begin.vectors:
+        raise InputError("beams look for text or codes, and this reply begins with vectors: leave beams at 1")
     if (begin.length or 1) > room:
         return Reply(document=Document(), runs=(), stop="max_length")
     most = begin.length or min(settings.max_new_tokens, room)

@@ -62,16 +62,20 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention: out(softmax(q k^T / sqrt(d)) v), with q and k turned by `rotation`.
 
     What the softmax is taken of is for `attend` to say: see `Score`.
+
+    Args:
+        head_width: d; None: the heads share the width among them.
     """
 
-    def __init__(self, width: int, heads: int, rotation: nn.Module, bias: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, rotation: nn.Module, bias: bool = False, head_width: int | None = None
+    ) -> None:
         super().__init__()
-        if width % heads:
-            raise InputError(f"width {width} does not divide into {heads} heads")
+        inner = _inner(width, heads, head_width)
         self.heads = heads
         self.rotation = rotation
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.out = nn.Linear(width, width, bias=bias)
+        self.qkv = nn.Linear(width, 3 * inner, bias=bias)
+        self.out = nn.Linear(inner, width, bias=bias)
 
     def forward(
         self, x: Float[Tensor, "b t c"], position: Int[Tensor, "b t"], attend: Attend
@@ -111,16 +115,21 @@ class GroupedSelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention to another sequence: out(softmax(q k^T / sqrt(d)) v), k and v from the `source`."""
+    """Multi-head attention to another sequence: out(softmax(q k^T / sqrt(d)) v), k and v from the `source`.
 
-    def __init__(self, width: int, source_width: int, heads: int, bias: bool = False) -> None:
+    Args:
+        head_width: d; None: the heads share the width among them.
+    """
+
+    def __init__(
+        self, width: int, source_width: int, heads: int, bias: bool = False, head_width: int | None = None
+    ) -> None:
         super().__init__()
-        if width % heads:
-            raise InputError(f"width {width} does not divide into {heads} heads")
+        inner = _inner(width, heads, head_width)
         self.heads = heads
-        self.q = nn.Linear(width, width, bias=bias)
-        self.kv = nn.Linear(source_width, 2 * width, bias=bias)
-        self.out = nn.Linear(width, width, bias=bias)
+        self.q = nn.Linear(width, inner, bias=bias)
+        self.kv = nn.Linear(source_width, 2 * inner, bias=bias)
+        self.out = nn.Linear(inner, width, bias=bias)
 
     def forward(
         self, x: Float[Tensor, "b t c"], source: Float[Tensor, "b s e"], attend: Attend
@@ -131,22 +140,40 @@ class CrossAttention(nn.Module):
         return self.out(attend(q, k, v).flatten(-2))
 
 
-def whole(seen: Bool[Tensor, "b _ k"] | None = None) -> Attend:
+def _inner(width: int, heads: int, head_width: int | None) -> int:
+    """The width of all heads together."""
+    if head_width is not None:
+        return heads * head_width
+    if width % heads:
+        raise InputError(f"width {width} does not divide into {heads} heads")
+    return width
+
+
+def whole(seen: Bool[Tensor, "b _ k"] | None = None, score: Score = PLAIN, dropout: float = 0.0) -> Attend:
     """Everything sees everything, or what `seen` leaves of it: each query must keep a key, or it becomes NaN.
 
     Args:
         seen: whether a query sees a key; one row for all queries where only keys are left out.
+        score: what the softmax is taken of.
+        dropout: the share of what is seen that is dropped.
     """
     mask = None if seen is None else seen[:, None]  # (b, 1, q or 1, k)
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        added = mask
+        if score.bias is not None:
+            order = [torch.arange(x.shape[-2], device=x.device) for x in (q, k)]
+            added = score.added(order[0][:, None] - order[1], mask, q.dtype)
         if not _written_out(q, k):
-            return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
-        scores = q.shape[-1] ** -0.5 * q @ k.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        return (scores.softmax(-1) @ v).transpose(1, 2)
+            out = scaled_dot_product_attention(q, k, v, attn_mask=added, dropout_p=dropout, scale=score.scale)
+            return out.transpose(1, 2)
+        scores = (q.shape[-1] ** -0.5 if score.scale is None else score.scale) * q @ k.transpose(-1, -2)
+        if added is not None and added.dtype == torch.bool:
+            scores = scores.masked_fill(~added, -torch.inf)
+        elif added is not None:
+            scores = scores + added
+        return (nn.functional.dropout(scores.softmax(-1), dropout) @ v).transpose(1, 2)
 
     return run
 
@@ -430,9 +457,9 @@ class KVCache:
             for storage in pair:
                 storage[:n, :, :length] = storage[index.to(storage.device), :, :length]
 
-    def clear(self, row: int) -> None:
-        """Forgets a row."""
-        self.lengths[row] = 0
+    def clear(self, row: int, length: int = 0) -> None:
+        """Forgets a row, from element `length` on."""
+        self.lengths[row] = length
 
     def _storage(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """That of a layer with keys (..., h, d)."""

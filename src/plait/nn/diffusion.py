@@ -1,12 +1,12 @@
 """Pictures by latent diffusion (arXiv 2112.10752), and by unCLIP, which draws from CLIP's image embedding (2204.06125).
 
     what the U-Net looks at ──┐
-    class labels ─────────────┼─▶ U-Net, step by step, guided away from a negative ─▶ latents ─▶ VAE ─▶ pixels
+    class labels, if any ─────┼─▶ U-Net, step by step, guided away from a negative ─▶ latents ─▶ VAE ─▶ pixels
     noise ────────────────────┘
 
 U-Net, VAE and schedulers are those of diffusers, in its own words: configurations are its JSON files, schedulers go by
 name. unCLIP's U-Net looks at the vectors of an empty prompt; its labels are an image embedding with noise of a level,
-and the level.
+and the level. Emu's has no labels, and looks at the vectors that its language model wrote (`VectorDiffusion`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -33,7 +33,11 @@ class ImageDecoder(Protocol):
     """Turns vectors into pictures."""
 
     def draw(
-        self, vectors: Tensor, generators: Items[torch.Generator], negative: Tensor | None = None
+        self,
+        vectors: Tensor,
+        generators: Items[torch.Generator],
+        negative: Tensor | None = None,
+        guidance: float | None = None,
     ) -> Float[Tensor, "m 3 y x"]:
         """Pixels, in [-1, 1] but for what overshoots.
 
@@ -41,6 +45,7 @@ class ImageDecoder(Protocol):
             vectors: (m, ...), those of each picture.
             generators: of the noise of each, on the CPU; one may stand for several, which then take theirs in order.
             negative: what the pictures are guided away from, one for all or one for each; None: as it was published.
+            guidance: how far; None: as the configuration says.
         """
         ...
 
@@ -155,48 +160,75 @@ class LatentDiffusion(nn.Module):
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, side, side
 
+    def reschedule(self, name: str, steps: int | None = None, **settings: Any) -> None:
+        """Draws by another scheduler of diffusers from now on.
+
+        Args:
+            name: its class, such as "DDIMScheduler". It keeps what it knows of the settings of the one before.
+            steps: None: as many as before.
+            settings: others of it.
+
+        Raises:
+            ConfigError: no such scheduler or setting.
+        """
+        known = settings_of(name) if name.endswith("Scheduler") else []
+        kept = {key: value for key, value in self.config.scheduler.items() if key in known}
+        config = {**kept, **settings, "_class_name": name}
+        scheduler(config)
+        self.config = replace(self.config, scheduler=config, steps=steps or self.config.steps)
+
     def draw(
         self,
         latents: Float[Tensor, "m c y x"],
         seen: Float[Tensor, "m t e"],
-        labels: Float[Tensor, "m f"],
-        negative: Float[Tensor, "m f"],
+        labels: Float[Tensor, "m f"] | None = None,
+        negative: Float[Tensor, "m f"] | None = None,
+        away: Float[Tensor, "m t e"] | None = None,
+        guidance: float | None = None,
     ) -> Float[Tensor, "m 3 height width"]:
         """Pixels of noise, `rows` pictures at once; see `denoise`."""
         made = []
         for first in range(0, len(latents), self.config.rows):
             rows = slice(first, first + self.config.rows)
-            made.append(self.pixels(self.denoise(latents[rows], seen[rows], labels[rows], negative[rows])))
+            labelled, without, looked = (None if one is None else one[rows] for one in (labels, negative, away))
+            made.append(self.pixels(self.denoise(latents[rows], seen[rows], labelled, without, looked, guidance)))
         return torch.cat(made)
 
     def denoise(
         self,
         latents: Float[Tensor, "m c y x"],
         seen: Float[Tensor, "_ t e"],
-        labels: Float[Tensor, "m f"],
-        negative: Float[Tensor, "m f"],
+        labels: Float[Tensor, "m f"] | None = None,
+        negative: Float[Tensor, "m f"] | None = None,
+        away: Float[Tensor, "_ t e"] | None = None,
+        guidance: float | None = None,
     ) -> Float[Tensor, "m c y x"]:
         """Latents of pictures from noise, all at once; they stay in fp32 between the steps.
 
         Args:
             latents: noise.
             seen: what the U-Net looks at; one for all or one for each.
-            labels: what goes to each of its layers.
+            labels: what goes to each of its layers, where it has labels.
             negative: the labels that are guided away from; without guidance they are of no use.
+            away: what is looked at in place of `seen` there; None: the same.
+            guidance: how far; None: as the configuration says.
         """
-        dtype, guided = self.unet.dtype, self.config.guidance != 1
+        dtype, scale = self.unet.dtype, self.config.guidance if guidance is None else guidance
+        guided = scale != 1
         ways = 2 if guided else 1
-        seen = seen.expand(len(latents), -1, -1).repeat(ways, 1, 1).to(dtype)
-        labels = (torch.cat((negative, labels)) if guided else labels).to(dtype)
+        each = [seen if away is None else away, seen] if guided else [seen]
+        looked = torch.cat([one.expand(len(latents), -1, -1) for one in each]).to(dtype)
+        if labels is not None:
+            labels = (torch.cat((negative, labels)) if guided and negative is not None else labels).to(dtype)
         steps = scheduler(self.config.scheduler)
         steps.set_timesteps(self.config.steps)
         latents = latents * steps.init_noise_sigma
         for time in steps.timesteps:
             rows = steps.scale_model_input(latents.repeat(ways, 1, 1, 1), time).to(dtype)
-            noise = self.unet(rows, time, encoder_hidden_states=seen, class_labels=labels).sample.float()
+            noise = self.unet(rows, time, encoder_hidden_states=looked, class_labels=labels).sample.float()
             if guided:
-                away, towards = noise.chunk(2)
-                noise = away + self.config.guidance * (towards - away)
+                from_there, towards = noise.chunk(2)
+                noise = from_there + scale * (towards - from_there)
             latents = steps.step(noise, time, latents).prev_sample
         return latents
 
@@ -233,7 +265,11 @@ class UnCLIP(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, vectors: Float[Tensor, "m d"], generators: Items[torch.Generator], negative: Tensor | None = None
+        self,
+        vectors: Float[Tensor, "m d"],
+        generators: Items[torch.Generator],
+        negative: Tensor | None = None,
+        guidance: float | None = None,
     ) -> Float[Tensor, "m 3 y x"]:
         """See `ImageDecoder`; without a negative, labels of zeros are what is guided away from.
 
@@ -252,7 +288,7 @@ class UnCLIP(nn.Module):
         labels = self.labels(vectors, torch.stack(noise).to(device))
         against = torch.zeros_like(labels) if negative is None else self.labels(negative, torch.stack(other).to(device))
         seen = self.prompt().expand(count, -1, -1)
-        return self.diffusion.draw(torch.stack(latents).to(device), seen, labels, against)
+        return self.diffusion.draw(torch.stack(latents).to(device), seen, labels, against, guidance=guidance)
 
     def labels(self, vectors: Float[Tensor, "m d"], noise: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
         """Embeddings with noise of the level, and the level as sines and cosines."""
@@ -269,6 +305,34 @@ class UnCLIP(nn.Module):
         ids = torch.full((1, prompt.text.positions), prompt.pad, device=self.mean.device)
         ids[0, 0], ids[0, 1] = prompt.begin, prompt.end
         return self.text.states(ids)
+
+
+class VectorDiffusion(nn.Module):
+    """Vectors to a picture: the U-Net looks at them as it looked at those of a text (Emu, arXiv 2307.05222).
+
+    Args:
+        config: the U-Net's `cross_attention_dim` is the width of the vectors.
+    """
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.diffusion = LatentDiffusion(config)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        vectors: Float[Tensor, "m n c"],
+        generators: Items[torch.Generator],
+        negative: Float[Tensor, "_ n c"] | None = None,
+        guidance: float | None = None,
+    ) -> Float[Tensor, "m 3 y x"]:
+        """See `ImageDecoder`; without a negative nothing is guided away from, since none was published."""
+        latents = torch.stack([torch.randn(self.diffusion.latent_shape, generator=one) for one in generators])
+        if negative is None:
+            guidance = 1.0
+        else:
+            negative = negative.expand(len(vectors), -1, -1)
+        return self.diffusion.draw(latents.to(vectors.device), vectors, away=negative, guidance=guidance)
 
 
 def level_embedding(level: Int[Tensor, " m"], width: int) -> Float[Tensor, "m e"]:

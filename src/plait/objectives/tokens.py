@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.sequence import Batch
-from plait.systems.base import System
+from plait.systems.base import Hidden, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,10 @@ class NextToken:
         self, system: System, companions: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Sums of weight x -log p over the targets of each kind."""
-        hidden = system(batch)
+        return self.sums(system, batch, system(batch))
+
+    def sums(self, system: System, batch: Batch, hidden: Hidden) -> dict[str, Tensor]:
+        """The same of a forward pass that was made already."""
         flat = hidden.states.flatten(0, 1)  # (b * t, c)
         losses = {}
         for kind in self.kinds:

@@ -44,10 +44,13 @@ class Next:
     kind: str
     """"text" or "image": what the run is, and whose sampling settings it is drawn with."""
     head: str
-    allowed: Bool[Tensor, " v"]
+    allowed: Bool[Tensor, " v"] = field(default_factory=lambda: torch.ones(0, dtype=torch.bool))
     length: int | None = None
     """Exactly so many elements; None: until one of `ends`, which then is part of the run."""
     ends: frozenset[int] = frozenset()
+    vectors: bool = False
+    """The head gives the elements themselves, which are fed back as they are: nothing is drawn, every row of a request
+    goes on with its own, and there are exactly `length`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Emitted:
     logprobs: list[float] = field(default_factory=list)
     seed: int = field(default=0, compare=False)
     """Of the noise that a picture of the run is drawn from, where it is drawn from some."""
+    vectors: list[Tensor] = field(default_factory=list, compare=False)
+    """Of a run of vectors: (r, c) for each element, one from each row of the request. Its ids are -1."""
+    weights: tuple[float, ...] = ()
+    """Of these rows, as `Join` has them."""
 
 
 Grammar = Callable[[Items[Emitted]], Next | Forced | Stop]
@@ -146,11 +153,14 @@ class Join:
 class Streams:
     """The rows of one request, and how their logits are joined for each kind of run.
 
-    The first row is the request itself. What is emitted is appended to every row.
+    The first row is the request itself. What is emitted is appended to every row, unless `restart` says otherwise.
     """
 
     rows: tuple[Sequence, ...]
     joins: Mapping[str, Join]
+    restart: int | None = None
+    """The rows behind the first take no text: they go back to so many elements before each run of vectors, and see of
+    what was emitted the element that begins it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +245,15 @@ class Towers:
 def square(size: int, fast: bool = False) -> Prepare:
     """(3, size, size) in [-1, 1]: short side to `size` with Lanczos, then the centre; fast: `images.fast_square`."""
     return Prepare((3, size, size), _write_fast_square if fast else _write_square)
+
+
+def squashed(size: int) -> Prepare:
+    """(3, size, size) with CLIP's mean and deviation: the whole picture squashed to a square, bicubic."""
+    return Prepare((3, size, size), _write_squashed)
+
+
+def _write_squashed(image: Image, out: NDArray[np.float32]) -> None:
+    images.to_clip(images.squash(image.open(), out.shape[-1]), out)
 
 
 def _write_square(image: Image, out: NDArray[np.float32]) -> None:
@@ -371,6 +390,14 @@ class System(nn.Module, ABC):
         None: there is none, and all ids are asked for.
         """
         return None
+
+    def word_vectors(self, ids: Int[Tensor, "*any"]) -> Float[Tensor, "*any c"]:
+        """What ids are as inputs, for targets that are vectors.
+
+        Raises:
+            ConfigError: the system has no such targets.
+        """
+        raise ConfigError(f"{self.name} predicts no vectors: leave their loss out")
 
     @abstractmethod
     def write(self, runs: Items[Emitted]) -> list[Image]:

@@ -20,10 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from plait import images
 from plait.config import from_plain
 from plait.document import Document, Image, Text, Turn
 from plait.errors import ConfigError, DocumentError, InputError
@@ -34,7 +32,7 @@ from plait.nn.lora import LoRAConfig
 from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
-from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, System, sight
+from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, System, sight, squashed
 from plait.text.pieces import SentencePiece
 from plait.text.templates import (
     ALIGNMENT,
@@ -331,8 +329,7 @@ class MiniGPT4Format(Format):
 
     def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
         """The whole picture squashed to a square, bicubic, with CLIP's mean and deviation; no fast way."""
-        size = self.config.vision.image_size
-        return {READER: Prepare((3, size, size), _write)}
+        return {READER: squashed(self.config.vision.image_size)}
 
     @property
     def max_length(self) -> int:
@@ -342,10 +339,6 @@ class MiniGPT4Format(Format):
     def write_files(self, directory: Path) -> None:
         """The tokenizer."""
         self.text.write(directory / TOKENIZER)
-
-
-def _write(image: Image, out: NDArray[np.float32]) -> None:
-    images.to_clip(images.squash(image.open(), out.shape[-1]), out)
 
 
 def build(size: str) -> MiniGPT4:

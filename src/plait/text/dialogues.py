@@ -1,4 +1,6 @@
-"""How conversations with pictures are written for SEED-LLaMA (arXiv 2310.01218 and its code), as data.
+"""How conversations with pictures are written for SEED-LLaMA (arXiv 2310.01218) and Emu (2307.05222), as data.
+
+Both follow the released code.
 
 A conversation is read as one string when it is to be answered, but was written part by part in training: there every
 turn is tokenised by itself, which gives other tokens at its borders (`Dialogue.parts`).
@@ -72,6 +74,9 @@ LLAMA2 = Dialogue(
 """Of the 14B."""
 
 DIALOGUES = {"vicuna": VICUNA, "llama2": LLAMA2}
+
+EMU = Dialogue(system="{} ", before="[USER]: ", after=" [ASSISTANT]:", gap=" ", between=" ")
+"""Of Emu, tuned; every answer ends with the end symbol."""
 
 
 def spoken(pieces: Items[Piece]) -> list[Segment]:
