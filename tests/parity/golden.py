@@ -57,5 +57,7 @@ class Golden:
 
 
 def _find(name: str, goldens: Goldens) -> Tensor:
+    if name in goldens.tensors:
+        return goldens.tensors[name]
     file, _, key = name.rpartition(":")
-    return goldens.weights(file)[key] if file else goldens.tensors[name]
+    return goldens.weights(file)[key]

@@ -27,7 +27,7 @@ def replayed() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("system", ["cm3leon", "generation", "minigpt4"])
+@pytest.mark.parametrize("system", ["cm3leon", "generation", "kosmos1", "minigpt4"])
 def test_every_case_is_replayed(system: str, replayed: dict[str, set[str]]) -> None:
     names = {case["name"] for case in json.loads((GOLDENS / system / "tiny" / "cases.json").read_text())["cases"]}
     exempt = EXEMPT.get(system, {})

@@ -29,7 +29,7 @@ from plait.errors import CheckpointError, ConfigError
 from plait.nn.clip import CLIP_VIT_L14, clip_vit
 from plait.nn.magneto import Magneto
 from plait.nn.resampler import Resampler
-from plait.systems.kosmos1 import KOSMOS2_1_6B, SYMBOLS, TOKENIZER, KOSMOS1, KOSMOS1Config
+from plait.systems.kosmos1 import KOSMOS1, KOSMOS2_1_6B, SYMBOLS, TOKENIZER, KOSMOS1Config
 from plait.text.pieces import FairseqPieces
 
 _SIDES = ("q", "k", "v")
@@ -237,7 +237,8 @@ class KOSMOS1Files(Published):
         tokenizer = file.folder / TOKENIZER
         if not tokenizer.is_file():
             raise CheckpointError(
-                f"{tokenizer}: no such file: put the published {TOKENIZER} beside the weights; a tokenizer.json does not do"
+                f"{tokenizer}: no such file: put the published {TOKENIZER} beside the weights; a tokenizer.json does "
+                "not do"
             )
         pieces = FairseqPieces.read(tokenizer, ())
         _check_dictionary(file.folder / "dict.txt", pieces)
@@ -302,8 +303,8 @@ def _check_dictionary(path: Path, pieces: FairseqPieces) -> None:
     if listed != ours:
         differ = sum(a != b for a, b in zip(listed, ours, strict=False)) + abs(len(listed) - len(ours))
         raise CheckpointError(
-            f"{path}: {differ} of {len(listed)} lines are not the pieces of {TOKENIZER} in their order: both must be of "
-            "the same release"
+            f"{path}: {differ} of {len(listed)} lines are not the pieces of {TOKENIZER} in their order: both must "
+            "be of the same release"
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from plait.document import Document, Piece, Text
 from plait.errors import ConfigError, InputError
-from plait.generate.beams import Beams, BeamSearch, Hypothesis, beam_search
+from plait.generate.beams import Beams, BeamSearch, FairseqSearch, Hypothesis, beam_search
 from plait.generate.engine import Reply, Settings, following, prompt
 from plait.nn.attention import KVCache
 from plait.sequence import Sequence
@@ -39,7 +39,7 @@ def search(system: System, document: Document, settings: Settings) -> Reply:
     if not isinstance(begin, Next) or begin.kind != "text" or begin.length is not None:
         raise InputError("beams look for one run of text, and this reply begins otherwise: leave beams at 1")
     most = min(settings.max_new_tokens, room)
-    best = _best(system, rows[0], begin, settings, most)
+    best = hypotheses(system, rows[0], begin, settings, most)[0]
     run = Emitted("text", best.ids, best.logprobs)
     stop = "max_new_tokens" if most == settings.max_new_tokens else "max_length"
     if best.ended:
@@ -54,14 +54,19 @@ def search(system: System, document: Document, settings: Settings) -> Reply:
     return Reply(document=Document(pieces), runs=(run,), stop=stop)
 
 
-def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, most: int) -> Hypothesis:
-    """The best of what may follow a prompt, of at most so many ids."""
+def hypotheses(
+    system: System, prompt: Sequence, begin: Next, settings: Settings, most: int, returned: int = 1
+) -> list[Hypothesis]:
+    """The best of what may follow a prompt, of at most so many ids; the best first."""
     stops = settings.stops(system.format)
     cache = KVCache(settings.beams)
     allowed = begin.allowed.to(system.device)
+    fairseq = settings.search != "transformers"
 
     def logprobs(hidden: Tensor) -> Tensor:
         logits = system.heads[begin.head](hidden).float()
+        if fairseq:  # what is not allowed has its share all the same
+            return torch.where(allowed, logits.log_softmax(-1), -torch.inf)
         return torch.where(allowed, logits, -torch.inf).log_softmax(-1)
 
     def step(ids: Tensor) -> Tensor:
@@ -70,24 +75,44 @@ def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, mos
         return logprobs(system(batch.to(system.device), cache).states[:, 0])
 
     def stopped(said: Tensor) -> bool:
-        first = tuple(said[0, len(settings.said) :].tolist())
+        first = tuple(said[0, before:].tolist())
         return any(first[-len(one) :] == one for one in stops)
 
-    found = BeamSearch(
-        Beams(
-            beams=settings.beams,
-            max_new_tokens=most,
-            length_penalty=settings.length_penalty,
-            early_stopping=settings.early_stopping,
-            sampling=settings.text,
-        ),
-        begin.ends,
-        said=settings.said,
-        stop=stopped if stops else None,
-        random=np.random.default_rng(settings.seed) if settings.text.temperature else None,
-    )
     batch = system.format.collator()([[prompt]], shift=False, strict=True)
     cache.advance(torch.tensor([len(prompt)]), batch.block)
-    states = system(batch.to(system.device), cache).states
-    ((best,),) = beam_search(found, logprobs(states[:, len(prompt) - 1]), step, cache.reorder)
-    return best
+    states = system(batch.to(system.device), cache).states[:, : len(prompt)]
+    beams = Beams(
+        beams=settings.beams,
+        max_new_tokens=most,
+        length_penalty=settings.length_penalty,
+        early_stopping=settings.early_stopping,
+        sampling=settings.text,
+        returned=returned,
+    )
+    stop = stopped if stops else None
+    random = np.random.default_rng(settings.seed) if settings.text.temperature else None
+    search: BeamSearch
+    if fairseq:
+        counted = system.format.counted_ids(prompt)
+        search = FairseqSearch(
+            beams,
+            begin.ends,
+            prompt=counted,
+            total=_total(system, begin.head, states, counted),
+            released=settings.search == "fairseq_released",
+            stop=stop,
+            random=random,
+        )
+    else:
+        search = BeamSearch(beams, begin.ends, said=settings.said, stop=stop, random=random)
+    before = search.before
+    (found,) = beam_search(search, logprobs(states[:, -1]), step, cache.reorder)
+    return found
+
+
+def _total(system: System, head: str, states: Tensor, ids: tuple[int, ...]) -> float:
+    """The log-probability of a prompt's ids, but the first, given its hidden states (1, t, c)."""
+    if len(ids) != states.shape[1]:
+        raise ConfigError(f"a prompt of {states.shape[1]} elements counts as {len(ids)} ids: search by transformers")
+    logprobs = system.heads[head](states[0, :-1]).float().log_softmax(-1)
+    return float(logprobs.gather(-1, torch.tensor(ids[1:], device=logprobs.device)[:, None]).sum())

@@ -40,9 +40,9 @@ class MagnetoConfig:
     length: int = 2048
     """Elements of the longest sequence."""
     positions: Literal["xpos", "sinusoidal"] = "xpos"
-    """xPos, as KOSMOS-1's paper says; or fairseq's sinusoids at the embedding, as in all weights that were released."""
+    """xPos, as KOSMOS-1's paper says; or fairseq's sinusoids at the embedding, as in all released weights."""
     sharpen_from: int | None = None
-    """With xPos, queries at positions t beyond it grow by ln t / ln sharpen_from (2048 in released code); None: none."""
+    """With xPos, queries at positions t beyond it grow by ln t / ln sharpen_from (2048 in the code); None: none."""
     dropout: float = 0.0
     """Of the embedding and of what each sublayer adds, in training; 0.1 as published."""
     eps: float = 1e-5

@@ -61,7 +61,7 @@ def build(optimiser: Optimiser, parameters: Mapping[str, nn.Parameter]) -> Optim
             raise ConfigError(f"Muon over {len(odd)} of {len(parameters)} that are no matrices, as {odd[0]}: use adamw")
         made = Muon(parameters, lr=optimiser.lr, momentum=optimiser.betas[0], weight_decay=optimiser.weight_decay)
     else:
-        made = torch.optim.AdamW(
+        made = (FairseqAdamW if optimiser.kind == "adamw_fairseq" else torch.optim.AdamW)(
             parameters.values(),
             lr=optimiser.lr,
             betas=optimiser.betas,
@@ -71,6 +71,26 @@ def build(optimiser: Optimiser, parameters: Mapping[str, nn.Parameter]) -> Optim
     for group in made.param_groups:
         group["peak_lr"] = optimiser.lr
     return made
+
+
+class FairseqAdamW(torch.optim.AdamW):
+    """AdamW as fairseq has it: eps is added to the root of the second moment before that is corrected for its start.
+
+    PyTorch adds it behind the correction, so that the same eps says less in the first steps.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of all parameters that have a gradient."""
+        given = [group["eps"] for group in self.param_groups]
+        for group in self.param_groups:
+            done = next((int(self.state[p]["step"]) for p in group["params"] if "step" in self.state[p]), 0)
+            group["eps"] /= math.sqrt(1 - group["betas"][1] ** (done + 1))
+        try:
+            return super().step(closure)
+        finally:
+            for group, eps in zip(self.param_groups, given, strict=True):
+                group["eps"] = eps
 
 
 class Muon(Optimizer):

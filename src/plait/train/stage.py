@@ -49,7 +49,8 @@ class Optimiser:
     """
 
     train: tuple[str, ...]
-    kind: Literal["adamw", "muon"] = "adamw"
+    kind: Literal["adamw", "adamw_fairseq", "muon"] = "adamw"
+    """As `adamw`, but with fairseq's place of eps (`plait.train.optim.FairseqAdamW`)."""
     lr: float
     betas: tuple[float, float] = (0.9, 0.95)
     """Of Muon, the first is the momentum."""
@@ -68,13 +69,15 @@ class Schedule:
     shape: Literal["linear", "cosine"] = "linear"
     final: float = 0.0
     """The factor at the end."""
+    first: int = 1
+    """What the warm-up counts its first step as; 0 in fairseq, whose first step moves nothing."""
 
     def factor(self, step: int, steps: int) -> float:
         """The factor at `step` of `steps`, from 0."""
         if step < self.warmup:
-            return (step + 1) / self.warmup
+            return (step + self.first) / self.warmup
         fall = (steps - self.warmup) * self.decay
-        left = (steps - step) / fall if fall else 1.0
+        left = max(steps - step, 0) / fall if fall else 1.0
         if left >= 1:
             return 1.0
         shape = left if self.shape == "linear" else (1 - math.cos(math.pi * left)) / 2
