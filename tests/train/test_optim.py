@@ -131,3 +131,18 @@ def test_orthogonal_matrices_have_singular_values_near_one(shape: tuple[int, int
 
 def test_zeros_stay_zeros() -> None:
     assert not orthogonal(torch.zeros(2, 4, 8)).any()
+
+
+def test_fairseq_adds_eps_before_the_correction() -> None:
+    gradients, eps, lr = torch.tensor([[1e-3, 2.0], [3e-3, -1.0], [0.0, 1.0]]), 1e-2, 0.1
+    parameter = nn.Parameter(torch.tensor([1.0, 1.0]))
+    made = build(Optimiser(train=("*",), kind="adamw_fairseq", lr=lr, eps=eps, weight_decay=0.1), {"a": parameter})
+    b1, b2 = made.param_groups[0]["betas"]
+    wanted, m, v = torch.ones(2), torch.zeros(2), torch.zeros(2)
+    for t, gradient in enumerate(gradients, 1):
+        parameter.grad = gradient.clone()
+        made.step()
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        wanted = wanted * (1 - lr * 0.1) - lr * (1 - b2**t) ** 0.5 / (1 - b1**t) * m / (v.sqrt() + eps)
+        torch.testing.assert_close(parameter.detach(), wanted)
+    assert made.param_groups[0]["eps"] == eps

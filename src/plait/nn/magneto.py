@@ -131,24 +131,7 @@ class Magneto(nn.Module):
             rotation = SharpenedQueries(rotation, config.sharpen_from)
         blocks: list[nn.Module] = [_block(config, rotation) for _ in range(config.depth)]
         self.decoder = Decoder(blocks, nn.LayerNorm(config.width, eps=config.eps))
-        self._initialise()
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        """The released code's: values, outputs and feed-forward layers times sqrt(ln(2 depth)), their biases too.
-
-        The paper of MAGNETO begins with Xavier's normals; the code keeps PyTorch's uniform ones.
-        """
-        config = self.config
         nn.init.normal_(self.embed.weight, std=config.width**-0.5)
-        gain = math.sqrt(math.log(2 * config.depth))
-        for block in self.decoder.blocks:
-            values = slice(2 * config.width, None)
-            for part in (block.attention.qkv.weight, block.attention.qkv.bias):  # type: ignore[union-attr]
-                part[values].mul_(gain)  # type: ignore[index]
-            for linear in (block.attention.out, block.mlp.hidden, block.mlp.out):  # type: ignore[union-attr]
-                linear.weight.mul_(gain)  # type: ignore[union-attr]
-                linear.bias.mul_(gain)  # type: ignore[union-attr]
 
     def forward(
         self, x: Float[Tensor, "b t c"], position: Int[Tensor, "b t"], attend: Callable[[int], Attend]
@@ -167,10 +150,22 @@ class Magneto(nn.Module):
 
 
 def _block(config: MagnetoConfig, rotation: nn.Module) -> Block:
+    """As it begins in the released code: values, outputs and feed-forward layers times sqrt(ln(2 depth)).
+
+    MAGNETO's paper begins with Xavier's normals; the code keeps PyTorch's uniform ones, and scales the biases too.
+    """
+    attention = SubNormAttention(config.width, config.heads, rotation, config.eps)
+    mlp = MLP(config.width, config.hidden, NormedActivation(config.hidden, config.eps), bias=True)
+    gain = math.sqrt(math.log(2 * config.depth))
+    linears = (attention.out, mlp.hidden, mlp.out)
+    with torch.no_grad():
+        values = (attention.qkv.weight[2 * config.width :], attention.qkv.bias[2 * config.width :])
+        for tensor in (*values, *(t for linear in linears for t in (linear.weight, linear.bias))):
+            tensor.mul_(gain)
     return DroppedBlock(
         attention_norm=nn.LayerNorm(config.width, eps=config.eps),
-        attention=SubNormAttention(config.width, config.heads, rotation, config.eps),
+        attention=attention,
         mlp_norm=nn.LayerNorm(config.width, eps=config.eps),
-        mlp=MLP(config.width, config.hidden, NormedActivation(config.hidden, config.eps), bias=True),
+        mlp=mlp,
         dropout=config.dropout,
     )
