@@ -98,6 +98,8 @@ class Answering:
     """More than 1: text alone, by beam search [1]."""
     length_penalty: float | None = None
     """Of beams: above 0 favours long replies, below 0 short ones [1]."""
+    search: Literal["transformers", "fairseq", "fairseq_released"] | None = None
+    """By whose rules beams are searched; fairseq's are those of KOSMOS-2 [transformers]."""
     image_temperature: float | None = None
     """Of pictures [1]."""
     image_top_k: int | None = None

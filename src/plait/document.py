@@ -76,17 +76,22 @@ class Image:
                 return None
         return source.read() if isinstance(source, StoredPicture) else None
 
-    def open(self) -> PIL.Image.Image:
+    def open(self, over_white: bool = True) -> PIL.Image.Image:
         """The picture in RGB, upright, alpha laid over white.
+
+        Args:
+            over_white: False leaves alpha out instead (`images.to_rgb`); what has no file is opened as it wants.
 
         Raises:
             ImageError: the file is missing, broken, too large or no picture.
         """
         source = self.source
         if isinstance(source, PIL.Image.Image):
-            return images.to_rgb(source)
+            return images.to_rgb(source, over_white)
         if isinstance(source, bytes | str | Path):
-            return images.decode(source)
+            return images.decode(source, over_white=over_white)
+        if not over_white and isinstance(source, StoredPicture):
+            return images.decode(source.read(), over_white=False)
         return source.open()
 
 

@@ -57,8 +57,11 @@ class _Quiet:
 _quiet = _Quiet()  # Pillow warns of odd but readable metadata
 
 
-def decode(source: str | Path | bytes, name: str | None = None) -> PIL.Image.Image:
+def decode(source: str | Path | bytes, name: str | None = None, over_white: bool = True) -> PIL.Image.Image:
     """The picture in a file or in bytes, in RGB by the rule of this module.
+
+    Args:
+        over_white: see `to_rgb`.
 
     Raises:
         ImageError: missing, empty, broken, cut short, too large, or no picture; the message names the file.
@@ -77,7 +80,7 @@ def decode(source: str | Path | bytes, name: str | None = None) -> PIL.Image.Ima
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{name}: {width} x {height} pixels, above the limit of {MAX_PIXELS}; resize it first")
             picture.load()
-            return to_rgb(_upright(picture))
+            return to_rgb(_upright(picture), over_white)
         except ImageError:
             raise
         except PIL.UnidentifiedImageError as error:  # its message holds a memory address
@@ -91,8 +94,12 @@ def decode(source: str | Path | bytes, name: str | None = None) -> PIL.Image.Ima
             raise ImageError(f"{name}: no readable picture ({type(error).__name__}: {error})") from error
 
 
-def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """RGB: 16-bit values divided by 257; alpha laid over white and truncated, as Chameleon's code does."""
+def to_rgb(picture: PIL.Image.Image, over_white: bool = True) -> PIL.Image.Image:
+    """RGB: 16-bit values divided by 257; alpha laid over white and truncated, as Chameleon's code does.
+
+    Args:
+        over_white: False leaves alpha out instead, and shows what it hid, as many programs do.
+    """
     clear = picture.info.get("transparency")  # one value or colour that PNG declares transparent
     if picture.mode == "RGB" and clear is None:
         return picture
@@ -100,7 +107,7 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
         values = np.asarray(picture).astype(np.float64)
         values = np.where(values == clear, 255, values / 257)
         return PIL.Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in picture.mode or picture.mode == "P" or clear is not None:
+    if over_white and ("A" in picture.mode or picture.mode == "P" or clear is not None):
         rgba = np.asarray(picture.convert("RGBA"), dtype=np.float64)
         alpha = rgba[:, :, 3:] / 255
         return PIL.Image.fromarray(((1 - alpha) * 255 + alpha * rgba[:, :, :3]).astype(np.uint8))
@@ -155,12 +162,17 @@ def resize_and_crop(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
     return resized.crop((left, top, left + size, top + size))
 
 
-def clip_square(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
-    """Short side to `size` with the bicubic filter, the other rounded down, then the centre square (CLIP)."""
+def clip_square(picture: PIL.Image.Image, size: int, ties_even: bool = False) -> PIL.Image.Image:
+    """Short side to `size` with the bicubic filter, the other rounded down, then the centre square (CLIP).
+
+    Args:
+        ties_even: where the crop begins is rounded to the nearest pixel, an even one on ties (torchvision), not down.
+    """
     width, height = picture.size
     short = min(width, height)
     resized = picture.resize((size * width // short, size * height // short), PIL.Image.Resampling.BICUBIC)
-    left, top = (resized.width - size) // 2, (resized.height - size) // 2
+    halves = (resized.width - size) / 2, (resized.height - size) / 2
+    left, top = (round(half) if ties_even else int(half) for half in halves)
     return resized.crop((left, top, left + size, top + size))
 
 

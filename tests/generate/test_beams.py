@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plait.errors import ConfigError
-from plait.generate.beams import Beams, BeamSearch, Hypothesis, beam_search
+from plait.generate.beams import Beams, BeamSearch, FairseqSearch, Hypothesis, beam_search
 from plait.generate.sampling import Sampling
 
 END = 2
@@ -159,3 +159,44 @@ def test_drawn_beams_come_from_their_random_numbers() -> None:
 def test_what_cannot_be_searched_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+# ------------------------------------------------------------------------------------------------- fairseq's rules
+
+
+def fairseq(logprobs: list[list[float]], n: int, longest: int, released: bool, **changed: Any) -> list[Hypothesis]:
+    """A search in which the next id depends on the last alone; id 0 ends, the prompt ends with the last id."""
+    table = torch.tensor(logprobs).log_softmax(-1)
+    start = len(logprobs) - 1
+    search = FairseqSearch(
+        Beams(beams=n, max_new_tokens=longest, returned=n, **changed),
+        [0],
+        prompt=[5, 1, 2, start],
+        total=-4.0,
+        released=released,
+    )
+    return beam_search(search, table[start][None], lambda ids: table[ids], lambda index: None)[0]
+
+
+ENDS_FIRST = [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 3.0, 0.0], [0.0, 3.0, 0.0, 0.0], [5.0, 1.0, 0.0, 0.0]]
+
+
+def test_an_end_that_comes_first_ends_a_reply_unless_as_released() -> None:
+    (plain,) = fairseq(ENDS_FIRST, 1, 5, released=False)
+    assert plain.ids == [0] and plain.ended
+    (released,) = fairseq(ENDS_FIRST, 1, 5, released=True)
+    assert released.ids[0] == 0 and len(released.ids) > 1
+
+
+def test_the_prompt_counts() -> None:
+    found = fairseq(ENDS_FIRST, 2, 5, released=False)
+    assert len(found) == 2 and all(one.ended for one in found)
+    for one in found:
+        assert one.score == pytest.approx((sum(one.logprobs) - 4.0) / (3 + len(one.ids)), rel=1e-5)
+    assert found[0].score >= found[1].score
+    again = [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 9.0, 0.0], [0.0, 0.0, 0.0, 9.0], [0.0, 9.0, 0.0, 0.0]]
+    (free,) = fairseq(again, 1, 4, released=False)
+    assert free.ids == [1, 2, 3, 0]  # the last is an end, whatever it costs
+    barred = Sampling(temperature=0.0, no_repeat_ngram=3)
+    (one,) = fairseq(again, 1, 4, released=False, sampling=barred)
+    assert one.ids[:2] == [1, 2] and one.ids[2] != 3  # the prompt holds 1 2 3

@@ -26,7 +26,7 @@ def replayed() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("system", ["cm3leon", "emu", "generation", "minigpt4", "seed"])
+@pytest.mark.parametrize("system", ["cm3leon", "emu", "generation", "kosmos1", "minigpt4", "seed"])
 def test_every_case_is_replayed(system: str, replayed: dict[str, set[str]]) -> None:
     names = set(cases(system))
     exempt = EXEMPT.get(system, {})

@@ -572,7 +572,7 @@ def llm_lora_train(golden: Golden) -> None:
     (moved,) = assign((optimiser,), list(named))
     weights = {name: named[name] for name in moved}
     adam = build(optimiser, weights)
-    schedule = Schedule(warmup=settings["warmup"], shape="cosine", final=settings["min_lr_ratio"], idle=True)
+    schedule = Schedule(warmup=settings["warmup"], shape="cosine", final=settings["min_lr_ratio"], first=0)
     rates = [settings["lr"] * schedule.factor(step, settings["total"]) for step in range(len(golden.wanted["lrs"]))]
     assert_near(torch.tensor(rates), golden.wanted["lrs"], 1e-7)  # they are told in fp32
     found, norms = [], []
@@ -615,7 +615,7 @@ def lr_schedules(golden: Golden) -> None:
             found += [peak * rate.factor(step, steps) for step, _ in points]
         else:
             peak, steps, points = one["lr"], one["total"], one["points"]
-            plain = Schedule(warmup=one["warmup"], shape="cosine", final=one["min_lr_ratio"], idle=True)
+            plain = Schedule(warmup=one["warmup"], shape="cosine", final=one["min_lr_ratio"], first=0)
             found += [peak * plain.factor(step, steps) for step, _ in points]
         wanted += [lr for _, lr in points]
     assert found == pytest.approx(wanted, rel=RATES, abs=0)

@@ -127,7 +127,7 @@ def test_the_published_numbers(recipe: Recipe) -> None:
         (optimiser,) = update.optimisers
         assert (optimiser.kind, optimiser.betas, optimiser.eps) == ("adamw_hf", (0.9, 0.95), 1e-5)
         assert (optimiser.weight_decay, update.clip, stage.precision) == (0.05, 1.0, "bf16")
-        assert isinstance(stage.schedule, Schedule) and stage.schedule.idle and stage.schedule.shape == "cosine"
+        assert isinstance(stage.schedule, Schedule) and stage.schedule.first == 0 and stage.schedule.shape == "cosine"
         assert stage.data.length == 1023
     assert (pretrain.data.rows, instruct.data.rows) == (26 * 64, 26 * 32)
 

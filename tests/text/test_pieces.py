@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceTrainer
 
 from plait.errors import CheckpointError, ConfigError
-from plait.text.pieces import SentencePiece
+from plait.text.pieces import FairseqPieces, SentencePiece
 
 TEXTS = ["a small red circle above a blue square 2023", "Größe, façade — 犬と猫\nis it a $$ cat? $$ dog."] * 3
 SIZE = 330
@@ -203,3 +203,33 @@ def test_what_was_said_is_told_with_its_symbols() -> None:
     assert text.spell(ids, ["<s>", "</s>"]) == "a b <x> c <y>"
     assert text.spell(ids, ["<x>", "</s>"]) == "<s>a b c <y>"
     assert text.spell([]) == "" and text.spell([text.eos, text.eos]) == "</s></s>"
+
+
+CATS = ("the cat sat on the mat, and a dog? a small red fox!", "is it a cat? the dog sat.")
+SYMBOLS = ("<mask>", "<image>", "<image_end>", "<line>")
+
+
+def test_fairseq_ids() -> None:
+    text = FairseqPieces.train(CATS, 40, SYMBOLS)
+    ids = text.encode("the <image_end> cat<line>")
+    assert [id for id in ids if id >= text.plain] == [text.id("<image_end>"), text.id("<line>")]  # the longest first
+    assert text.decode(ids) == "the cat" and text.decode(ids, {text.id("<line>"): "|"}) == "the cat|"
+    assert len(text) == text.plain + 4 == text.id("<line>") + 1
+    assert text.encode("\u2603")[-1] == text.unk and text.encode("\ud800") == text.encode("?")
+    assert text.encode("") == [] and text.encode(" the   cat ") == text.encode("the cat")
+    assert text.id(text.dictionary[0]) == 4
+    assert pickle.loads(pickle.dumps(text)) == text
+    assert FairseqPieces(text.model, ()).encode("a <image>")[-1] < text.plain
+    with pytest.raises(ConfigError, match="is no symbol and none of the"):
+        text.id("<pad>")
+
+
+def test_fairseq_files(tmp_path: Path) -> None:
+    text = FairseqPieces.train(CATS, 40, SYMBOLS, words=["cat"])
+    assert len(text.encode("cat")) == 1
+    text.write(tmp_path / "sentencepiece.bpe.model")
+    assert FairseqPieces.read(tmp_path / "sentencepiece.bpe.model", SYMBOLS) == text
+    with pytest.raises(CheckpointError, match="no readable tokenizer"):
+        FairseqPieces.read(tmp_path / "none", SYMBOLS)
+    with pytest.raises(ConfigError, match="2 symbols, 1 of them different"):
+        FairseqPieces(text.model, ("<a>", "<a>"))

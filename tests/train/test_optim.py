@@ -156,3 +156,18 @@ def test_adam_of_transformers_is_that_of_pytorch_where_eps_and_decay_are_nothing
     adam.step()
     corrected = gradients[0].abs() + 0.5 / math.sqrt(1 - 0.95)  # the first step: m / c1 and v / c2 are the gradient's
     torch.testing.assert_close(first.detach(), (start - 0.1 * gradients[0] / corrected) * (1 - 0.1 * 0.2))
+
+
+def test_fairseq_adds_eps_before_the_correction() -> None:
+    gradients, eps, lr = torch.tensor([[1e-3, 2.0], [3e-3, -1.0], [0.0, 1.0]]), 1e-2, 0.1
+    parameter = nn.Parameter(torch.tensor([1.0, 1.0]))
+    made = build(Optimiser(train=("*",), kind="adamw_fairseq", lr=lr, eps=eps, weight_decay=0.1), {"a": parameter})
+    b1, b2 = made.param_groups[0]["betas"]
+    wanted, m, v = torch.ones(2), torch.zeros(2), torch.zeros(2)
+    for t, gradient in enumerate(gradients, 1):
+        parameter.grad = gradient.clone()
+        made.step()
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        wanted = wanted * (1 - lr * 0.1) - lr * (1 - b2**t) ** 0.5 / (1 - b1**t) * m / (v.sqrt() + eps)
+        torch.testing.assert_close(parameter.detach(), wanted)
+    assert made.param_groups[0]["eps"] == eps

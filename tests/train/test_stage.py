@@ -33,6 +33,11 @@ def test_a_rate_rises_stays_and_falls() -> None:
     assert factors(schedule, 12) == pytest.approx(rise + plateau + fall)
 
 
+def test_a_warm_up_may_begin_at_nothing_and_nothing_follows_the_end() -> None:
+    schedule = Schedule(warmup=4, first=0)
+    assert [schedule.factor(step, 8) for step in (0, 1, 3, 4, 6, 8, 9)] == [0, 0.25, 0.75, 1, 0.5, 0, 0]
+
+
 def test_a_rate_may_fall_at_once_or_never() -> None:
     assert factors(Schedule(), 4) == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
     assert factors(Schedule(decay=0.0, warmup=2), 4) == [0.5, 1.0, 1.0, 1.0, 1.0]

@@ -261,7 +261,7 @@ def _openai_blocks(ours: str, theirs: str) -> dict[str, Source]:
     }
 
 
-def _axes(key: str, count: int) -> Turned:
+def axes(key: str, count: int) -> Turned:
     """A tensor that ours holds behind `count` axes of length 1."""
     front = (None,) * count
     return Turned(key, lambda tensor: tensor[front], lambda tensor: tensor[(0,) * count])
@@ -273,8 +273,8 @@ def _transposed(key: str) -> Turned:
 
 CLIP = KeyMap(
     {
-        "image.class_token": _axes("vision_model.embeddings.class_embedding", 2),
-        "image.positions": _axes("vision_model.embeddings.position_embedding.weight", 1),
+        "image.class_token": axes("vision_model.embeddings.class_embedding", 2),
+        "image.positions": axes("vision_model.embeddings.position_embedding.weight", 1),
         "image.patch.weight": "vision_model.embeddings.patch_embedding.weight",
         "image.embed_norm.{w}": "vision_model.pre_layrnorm.{w}",
         **_clip_blocks("image.", "vision_model.encoder."),
@@ -296,8 +296,8 @@ CLIP = KeyMap(
 
 OPENAI_CLIP = KeyMap(
     {
-        "image.class_token": _axes("visual.class_embedding", 2),
-        "image.positions": _axes("visual.positional_embedding", 1),
+        "image.class_token": axes("visual.class_embedding", 2),
+        "image.positions": axes("visual.positional_embedding", 1),
         "image.patch.weight": "visual.conv1.weight",
         "image.embed_norm.{w}": "visual.ln_pre.{w}",
         **_openai_blocks("image.", "visual.transformer."),
@@ -367,7 +367,7 @@ def vision_sizes(shape: ShapeOf, depth: int = EVA_VIT_G.depth) -> dict[str, Any]
         "depth": count(shape, "blocks.{i}.norm1.weight", depth),
         "hidden": shape("blocks.0.mlp.fc1.weight")[0],
     }
-    return sizes | _heads(width, EVA_VIT_G.width // EVA_VIT_G.heads)
+    return sizes | heads_of(width, EVA_VIT_G.width // EVA_VIT_G.heads)
 
 
 def qformer_sizes(shape: ShapeOf) -> dict[str, Any]:
@@ -384,7 +384,7 @@ def qformer_sizes(shape: ShapeOf) -> dict[str, Any]:
         "image_width": shape(cross.format(i=0))[1],
         "cross_every": looks[1] if len(looks) > 1 else depth,
     }
-    return sizes | _heads(width, BLIP2_QFORMER.width // BLIP2_QFORMER.heads)
+    return sizes | heads_of(width, BLIP2_QFORMER.width // BLIP2_QFORMER.heads)
 
 
 def language_sizes(shape: ShapeOf, settings: Mapping[str, Any], where: str = LISTED) -> dict[str, Any]:
@@ -429,7 +429,7 @@ def language_sizes(shape: ShapeOf, settings: Mapping[str, Any], where: str = LIS
         "base": "rope_theta",
     }
     sizes |= {ours: settings[theirs] for ours, theirs in names.items() if theirs in settings}
-    return _heads(width, LLAMA_7B.width // LLAMA_7B.heads) | sizes
+    return heads_of(width, LLAMA_7B.width // LLAMA_7B.heads) | sizes
 
 
 def language_of(part: FilePart, told: bool) -> dict[str, Any]:
@@ -525,7 +525,7 @@ def clip_sizes(shape: ShapeOf) -> dict[str, Any]:
             "depth": count(shape, norms.format(image)),
             "hidden": shape(hidden.format(image))[0],
             "eps": CLIP_VIT_L14.eps,
-            **_heads(width, CLIP_VIT_L14.width // CLIP_VIT_L14.heads),
+            **heads_of(width, CLIP_VIT_L14.width // CLIP_VIT_L14.heads),
         },
         "text": {
             "vocabulary": vocabulary,
@@ -533,7 +533,7 @@ def clip_sizes(shape: ShapeOf) -> dict[str, Any]:
             "width": text_width,
             "depth": count(shape, norms.format(text)),
             "hidden": shape(hidden.format(text))[0],
-            **_heads(text_width, CLIP_VIT_L14.width // CLIP_VIT_L14.heads),
+            **heads_of(text_width, CLIP_VIT_L14.width // CLIP_VIT_L14.heads),
         },
         "shared": shape("text_projection")[1] if openai else shape("text_projection.weight")[0],
     }
@@ -564,5 +564,6 @@ def count(shape: ShapeOf, template: str, most: int = 1000) -> int:
     return 1 + max(found)
 
 
-def _heads(width: int, each: int) -> dict[str, int]:
+def heads_of(width: int, each: int) -> dict[str, int]:
+    """A plain number of heads that are `each` wide; nothing where the width does not divide."""
     return {} if width % each else {"heads": width // each}

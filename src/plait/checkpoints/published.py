@@ -89,6 +89,8 @@ class Export:
     table: KeyMap
     inside: str | None = None
     """The key under which a file of `torch.save` holds the weights; None: it holds nothing else."""
+    unused: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the published program wants to find in a file, though it says nothing."""
     settings: Mapping[str, Any] | None = None
     """The config.json of a folder; None: it is one file."""
     weights: str = WEIGHTS
@@ -493,7 +495,7 @@ def _write_export(one: Export, system: System, weights: TensorFile, path: Path, 
     tensors = one.table.write((name, tensor) for name, tensor in pairs if one.table.published(name))
     if one.settings is None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = dict(tensors)  # views of the file
+        content = {**dict(tensors), **one.unused}  # views of the file
         torch.save({one.inside: content} if one.inside else content, path)
         return
     path.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Beam search, by the rules of the published systems' code (transformers 4.31).
+"""Beam search, by the rules of the published systems' code (transformers 4.31, fairseq).
 
 `BeamSearch` knows no model: it is given log-probabilities of the next id of each beam, and says which beams go on with
-which ids. `beam_search` runs one to its end.
+which ids. `beam_search` runs one to its end. `FairseqSearch` is the same by the rules that KOSMOS-2 was released with.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -119,7 +119,7 @@ class BeamSearch:
         totals, candidate = self._candidates(totals.view(-1, n, v))  # (rows, k)
         row = torch.arange(len(totals), device=totals.device)[:, None] * n
         source, id = row + candidate // v, candidate % v
-        ended = torch.isin(id, torch.tensor(self.ends, dtype=torch.long, device=id.device))
+        ended = self._ending(id)
         logprob = logprobs[source, id]
         self._store(totals[:, :n], ended[:, :n], source, id, logprob)
         going = ended.long().argsort(dim=-1, stable=True)[:, :n]  # the first that have not ended
@@ -190,6 +190,10 @@ class BeamSearch:
             allowed[beam, list(self._allowed(beam // n, self._said[beam].tolist()))] = True
         return allowed
 
+    def _ending(self, id: Tensor) -> Tensor:
+        """Which candidates end a reply."""
+        return torch.isin(id, torch.tensor(self.ends, dtype=torch.long, device=id.device))
+
     def _candidates(self, totals: Float[Tensor, "r n v"]) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
         """Enough of the best, or drawn, to go on with however many of them end; best first."""
         k = min((1 + max(1, len(self.ends))) * self.settings.beams, totals[0].numel())
@@ -232,6 +236,70 @@ class BeamSearch:
                 self._done[row] = settings.early_stopping is True or worst >= best[row] / at**power
         stopped = self._stop is not None and self._stop(self._said)
         self.over = stopped or length == longest or bool(self._done.all())
+
+
+class FairseqSearch(BeamSearch):
+    """Beam search as fairseq has it, of one prompt, which counts: its n-grams are barred, and scores include it.
+
+    The first replies that end are kept, and once there are as many as beams it is over; what is left when no more ids
+    are allowed is ended there. A score is the sum of all log-probabilities, the prompt's too, over the number of all
+    ids behind the first, to the power of `length_penalty`.
+
+    Args:
+        settings: see `Beams`; `early_stopping` says nothing here.
+        ends: ids that end a reply.
+        prompt: the ids that the prompt counts as.
+        total: the sum of their log-probabilities, but that of the first.
+        released: as the program of KOSMOS-2 does by accident, nothing is barred at the first id, and an end that comes
+            first ends nothing.
+        stop, random: as of `BeamSearch`.
+    """
+
+    def __init__(
+        self,
+        settings: Beams,
+        ends: Collection[int],
+        *,
+        prompt: Items[int],
+        total: float,
+        released: bool = False,
+        stop: Callable[[Tensor], bool] | None = None,
+        random: np.random.Generator | None = None,
+    ) -> None:
+        super().__init__(settings, ends, said=prompt, stop=stop, random=random)
+        self._total = total
+        self._released = released
+
+    def _ruled(self, logprobs: Tensor) -> Tensor:
+        said = self._said.shape[1] - self.before
+        if said == self.settings.max_new_tokens - 1:
+            last = torch.full_like(logprobs, -torch.inf)
+            last[:, self.ends] = logprobs[:, self.ends]
+            return last
+        return logprobs if self._released and said == 0 else super()._ruled(logprobs)
+
+    def _ending(self, id: Tensor) -> Tensor:
+        first = self._said.shape[1] == self.before and self.settings.max_new_tokens > 1
+        return torch.zeros_like(id, dtype=torch.bool) if self._released and first else super()._ending(id)
+
+    def _store(self, totals: Tensor, ended: Tensor, source: Tensor, id: Tensor, logprob: Tensor) -> None:
+        for row, rank in (ended & ~self._done[:, None]).nonzero().tolist():
+            if len(self._stored[row]) < self.settings.beams:
+                end = int(id[row, rank]), float(logprob[row, rank])
+                self._stored[row].append(self._reply(int(source[row, rank]), float(totals[row, rank]), end))
+
+    def _reply(self, beam: int, total: float, end: tuple[int, float] | None = None) -> Hypothesis:
+        reply = super()._reply(beam, total, end)
+        length = self.before - 1 + len(reply.ids)
+        return replace(reply, score=(self._total + total) / length**self.settings.length_penalty)
+
+    def _judge(self, best: list[float]) -> None:
+        for row, stored in enumerate(self._stored):
+            self._done[row] = len(stored) == self.settings.beams
+        stopped = self._stop is not None and self._stop(self._said)
+        self.over = (
+            stopped or self._said.shape[1] == self.before + self.settings.max_new_tokens or bool(self._done.all())
+        )
 
 
 def drawn_from(totals: Float[Tensor, "r n v"], sampling: Sampling) -> Float[Tensor, "r n v"]:

@@ -71,12 +71,20 @@ class Settings:
     """Of beams: replies are compared by log-probability / length^length_penalty."""
     early_stopping: bool | Literal["never"] = False
     """Of beams: `plait.generate.beams.Beams`."""
+    search: Literal["transformers", "fairseq", "fairseq_released"] = "transformers"
+    """By whose rules beams, or one, are searched: `plait.generate.beams.BeamSearch`, `FairseqSearch`, and the latter
+    with what KOSMOS-2's program does at the first id."""
 
     def __post_init__(self) -> None:
         if self.beams < 1:
             raise ConfigError(f"beams {self.beams}: it must be at least 1")
         if self.stop == "" or not all(self.stop):
             raise ConfigError(f"stop {self.stop!r}: an empty sequence would end every reply; leave it out")
+
+    @property
+    def searched(self) -> bool:
+        """Whether the reply is the end of a search."""
+        return self.beams > 1 or self.search != "transformers"
 
     @property
     def guided(self) -> Guidance:
@@ -312,7 +320,7 @@ class Engine:
             ConfigError: a stop sequence is text, in a system that takes ids; or beams, which are not the engine's.
             InputError: the prompt leaves no room.
         """
-        if settings.beams > 1:
+        if settings.searched:
             raise ConfigError(f"{settings.beams} beams in the engine: ask `Model.generate`, or leave beams at 1")
         streams = prompt(self.system.format, document, settings)
         if len(streams.rows) > self.capacity:

@@ -55,6 +55,7 @@ class Overrides(TypedDict, total=False):
     beams: int
     length_penalty: float
     early_stopping: bool | Literal["never"]
+    search: Literal["transformers", "fairseq", "fairseq_released"]
 
 
 _OF_TEXT = ("temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram", "min_new_tokens")
@@ -136,10 +137,10 @@ class Model:
         else:
             each = [_settings(one, overrides) for one in settings]
         both = list(zip(asked, each, strict=True))
-        beside = [pair for pair in both if pair[1].beams == 1]
+        beside = [pair for pair in both if not pair[1].searched]
         engine = Engine(self.system, self.rows)
         drawn = iter(engine.run([document for document, _ in beside], [one for _, one in beside]))
-        replies = [search(self.system, document, one) if one.beams > 1 else next(drawn) for document, one in both]
+        replies = [search(self.system, document, one) if one.searched else next(drawn) for document, one in both]
         return replies[0] if isinstance(documents, Document) else replies
 
     def stream(
@@ -153,7 +154,7 @@ class Model:
         """
         settings = _settings(settings, overrides)
         document = document if self.retriever is None else self.retriever(document)
-        if settings.beams > 1:
+        if settings.searched:
             found = search(self.system, document, settings)
             yield from found
             return found
@@ -189,12 +190,16 @@ class Model:
         return self.format.read_text(replace(run, ids=run.ids[: len(run.ids) - begun])).rstrip("\ufffd")
 
     @torch.inference_mode()
-    def score(self, document: Document, candidates: Items[str]) -> list[float]:
+    def score(self, document: Document, candidates: Items[str], ended: bool = True) -> list[float]:
         """The log-probability of each candidate as the whole of what is said next, in one forward pass.
 
         A candidate is what the assistant answers where the document is a conversation that ends with the user, or
         text behind the last piece of any other. The symbols around it count: it must begin there, and end. Candidates
         of several lengths are summed, not averaged.
+
+        Args:
+            ended: whether what ends a document counts too; without it, words that only begin a reply are compared, as
+                KOSMOS-1 compares its "Yes".
 
         Raises:
             DocumentError, ImageError: the document cannot be laid out or read, or already holds the answer.
@@ -202,7 +207,7 @@ class Model:
         """
         if not candidates:
             return []
-        answered = [self.format.layout(_answered(document, candidate)) for candidate in candidates]
+        answered = [self._laid(_answered(document, candidate), ended) for candidate in candidates]
         prompt = self.format.layout(document, open=True)
         for sequence in answered:
             if sequence.cut(0, len(prompt)).ids().tolist() != prompt.ids().tolist():
@@ -212,6 +217,17 @@ class Model:
             part = answered[first : first + self.rows]
             scores += self._sums(self._batch(part, shift=True), len(prompt))
         return scores
+
+    def _laid(self, document: Document, ended: bool) -> Sequence:
+        """With its targets, up to where it could go on if it has not ended."""
+        sequence = self.format.layout(document)
+        if ended:
+            return sequence
+        more = self.format.layout(document, open=True)
+        begun = sequence.cut(0, len(more))
+        if begun.ids().tolist() != more.ids().tolist():
+            raise DocumentError("this system's replies cannot go on where a candidate stops: leave ended at True")
+        return begun
 
     def _sums(self, batch: Batch, prompt: int) -> list[float]:
         """(b,) sums of log-probabilities of the targets from element `prompt` on, one sequence a row."""

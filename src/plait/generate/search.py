@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plait.document import Document, Piece, Text
 from plait.errors import ConfigError, InputError
-from plait.generate.beams import Beams, BeamSearch, Hypothesis, beam_search
+from plait.generate.beams import Beams, BeamSearch, FairseqSearch, Hypothesis, beam_search
 from plait.generate.engine import Reply, Settings, following, noise, prompt
 from plait.nn.attention import KVCache
 from plait.sequence import Sequence
@@ -49,7 +49,7 @@ def search(system: System, document: Document, settings: Settings) -> Reply:
     if (begin.length or 1) > room:
         return Reply(document=Document(), runs=(), stop="max_length")
     most = begin.length or min(settings.max_new_tokens, room)
-    best = _best(system, rows[0], begin, settings, most)
+    best = hypotheses(system, rows[0], begin, settings, most)[0]
     runs = [Emitted(begin.kind, best.ids, best.logprobs, noise(settings, 0))]
     stop = "max_new_tokens" if most == settings.max_new_tokens else "max_length"
     if best.ended or begin.length:
@@ -78,16 +78,21 @@ def _end(grammar: Grammar, runs: list[Emitted]) -> str:
     return after.reason
 
 
-def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, most: int) -> Hypothesis:
-    """The best of what may follow a prompt, of at most so many ids."""
+def hypotheses(
+    system: System, prompt: Sequence, begin: Next, settings: Settings, most: int, returned: int = 1
+) -> list[Hypothesis]:
+    """The best of what may follow a prompt, of at most so many ids; the best first."""
     stops = () if _draws(begin) else settings.stops(system.format)
     sampling = settings.sampling(begin.kind)
     places = itertools.count() if _draws(begin) else itertools.repeat(-1)
     cache = KVCache(settings.beams)
     allowed = begin.allowed.to(system.device)
+    fairseq = settings.search != "transformers"
 
     def logprobs(hidden: Tensor) -> Tensor:
         logits = system.heads[begin.head](hidden).float()
+        if fairseq:  # what is not allowed has its share all the same
+            return torch.where(allowed, logits.log_softmax(-1), -torch.inf)
         return torch.where(allowed, logits, -torch.inf).log_softmax(-1)
 
     def step(ids: Tensor) -> Tensor:
@@ -96,24 +101,44 @@ def _best(system: System, prompt: Sequence, begin: Next, settings: Settings, mos
         return logprobs(system(batch.to(system.device), cache).states[:, 0])
 
     def stopped(said: Tensor) -> bool:
-        first = tuple(said[0, len(settings.said) :].tolist())
+        first = tuple(said[0, before:].tolist())
         return any(first[-len(one) :] == one for one in stops)
 
-    found = BeamSearch(
-        Beams(
-            beams=settings.beams,
-            max_new_tokens=most,
-            length_penalty=settings.length_penalty,
-            early_stopping=settings.early_stopping,
-            sampling=sampling,
-        ),
-        begin.ends,
-        said=settings.said,
-        stop=stopped if stops else None,
-        random=np.random.default_rng(settings.seed) if sampling.temperature else None,
-    )
     batch = system.format.collator()([[prompt]], shift=False, strict=True)
     cache.advance(torch.tensor([len(prompt)]), batch.block)
-    states = system(batch.to(system.device), cache).states
-    ((best,),) = beam_search(found, logprobs(states[:, len(prompt) - 1]), step, cache.reorder)
-    return best
+    states = system(batch.to(system.device), cache).states[:, : len(prompt)]
+    beams = Beams(
+        beams=settings.beams,
+        max_new_tokens=most,
+        length_penalty=settings.length_penalty,
+        early_stopping=settings.early_stopping,
+        sampling=sampling,
+        returned=returned,
+    )
+    stop = stopped if stops else None
+    random = np.random.default_rng(settings.seed) if sampling.temperature else None
+    search: BeamSearch
+    if fairseq:
+        counted = system.format.counted_ids(prompt)
+        search = FairseqSearch(
+            beams,
+            begin.ends,
+            prompt=counted,
+            total=_total(system, begin.head, states, counted),
+            released=settings.search == "fairseq_released",
+            stop=stop,
+            random=random,
+        )
+    else:
+        search = BeamSearch(beams, begin.ends, said=settings.said, stop=stop, random=random)
+    before = search.before
+    (found,) = beam_search(search, logprobs(states[:, -1]), step, cache.reorder)
+    return found
+
+
+def _total(system: System, head: str, states: Tensor, ids: tuple[int, ...]) -> float:
+    """The log-probability of a prompt's ids, but the first, given its hidden states (1, t, c)."""
+    if len(ids) != states.shape[1]:
+        raise ConfigError(f"a prompt of {states.shape[1]} elements counts as {len(ids)} ids: search by transformers")
+    logprobs = system.heads[head](states[0, :-1]).float().log_softmax(-1)
+    return float(logprobs.gather(-1, torch.tensor(ids[1:], device=logprobs.device)[:, None]).sum())

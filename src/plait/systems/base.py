@@ -307,6 +307,13 @@ class Format(ABC):
         """
         raise ConfigError(f"this system does not say which ids {text!r} is: give ids in place of text")
 
+    def counted_ids(self, prompt: Sequence) -> tuple[int, ...]:
+        """A prompt's ids, as published generators score it and bar what it holds: those outside pictures.
+
+        `plait.generate.beams.FairseqSearch` asks.
+        """
+        return tuple(id for id in prompt.ids().tolist() if id >= 0)
+
     @abstractmethod
     def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
         """Reader -> what makes pixels of a picture.

@@ -1,6 +1,7 @@
-"""SentencePiece text, as the slow tokenizers that were published with LLaMA's descendants encode and decode it.
+"""SentencePiece text, as the published programs encode and decode it.
 
-Source: transformers 4.28 to 4.31, class LlamaTokenizer in its legacy behaviour. Special strings that stand in a text
+`SentencePiece` is that of LLaMA's descendants (source: transformers 4.28 to 4.31, class LlamaTokenizer in its legacy
+behaviour), `FairseqPieces` that of KOSMOS-1, under fairseq's dictionary. In both, special strings that stand in a text
 are read as their ids, and every part between them is encoded by itself, so that each begins with a space of its own.
 """
 
@@ -26,6 +27,7 @@ _LLAMA: dict[str, Any] = {  # how LLaMA's vocabulary was learned
     "remove_extra_whitespaces": False,
     "allow_whitespace_only_pieces": True,
 }
+_UNIGRAM: dict[str, Any] = {"model_type": "unigram", "character_coverage": 0.99995}  # KOSMOS-1's, as far as it tells
 
 
 class SentencePiece:
@@ -65,8 +67,7 @@ class SentencePiece:
         symbols = {self._pieces.id_to_piece(id): id for id in (self.unk, self.bos, self.eos)}
         self._special = symbols | self.added
         self._check()
-        longest_first = sorted(self._special, key=len, reverse=True)
-        self._split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        self._split = _splitter(self._special)
         self.pad = self.eos if pad is None else self.id(pad)
         self._silent = frozenset({*self._special.values(), self.pad})
 
@@ -82,27 +83,7 @@ class SentencePiece:
         Raises:
             ConfigError: no text, or more characters than `size` leaves room for.
         """
-        import sentencepiece
-
-        lines = [line for text in texts for line in _valid(text).split("\n") if line]
-        if not lines:
-            raise ConfigError("0 lines of text to learn pieces from: give at least one")
-        model = io.BytesIO()
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(lines),
-                model_writer=model,
-                vocab_size=size,
-                hard_vocab_limit=False,
-                max_sentence_length=1 << 30,  # longer lines would be left out
-                num_threads=1,
-                minloglevel=2,
-                user_defined_symbols=[f"\u2581{symbol}" for symbol in symbols],
-                **_LLAMA,
-            )
-        except RuntimeError as error:
-            raise ConfigError(f"{size} pieces cannot be learned from {len(lines)} lines ({error})") from error
-        return cls(model.getvalue())
+        return cls(_learned(texts, size, symbols, _LLAMA))
 
     @classmethod
     def read(
@@ -223,6 +204,167 @@ class SentencePiece:
                 raise ConfigError(f"{piece!r} has the id {id}: the {len(self._pieces)} pieces have it, add it behind")
         if unknown := self.strips - self._special.keys():
             raise ConfigError(f"strips names {sorted(unknown)}, which are none of {', '.join(self._special)}")
+
+
+class FairseqPieces:
+    """A vocabulary of pieces under fairseq's dictionary, and symbols behind it: KOSMOS-1's.
+
+    Ids: 0 `<s>`, 1 `<pad>`, 2 `</s>`, 3 unknown, then the pieces behind SentencePiece's own three, then the symbols.
+    A text is split at the symbols that stand in it, the longest first. Two are equal if they encode and decode
+    everything alike. It can be pickled.
+
+    Args:
+        model: the content of a `sentencepiece.bpe.model`, whose first three pieces are unknown, `<s>` and `</s>`.
+        symbols: special strings, in the order of their ids.
+
+    Raises:
+        CheckpointError: the model is none, or begins with other pieces.
+        ConfigError: a symbol without a name, or two of one.
+    """
+
+    bos, pad, eos, unk = range(4)
+
+    def __init__(self, model: bytes, symbols: Sequence[str]) -> None:
+        self.model = model
+        self.symbols = tuple(symbols)
+        self._pieces = _load(model)
+        begins = [self._pieces.unk_id(), self._pieces.bos_id(), self._pieces.eos_id()]
+        if begins != [0, 1, 2]:
+            raise CheckpointError(
+                f"a SentencePiece model whose unknown, begin and end symbols are {begins}: they must be 0, 1 and 2, as "
+                "fairseq's dictionary takes them to be"
+            )
+        if not all(self.symbols) or len(set(self.symbols)) < len(self.symbols):
+            raise ConfigError(
+                f"{len(self.symbols)} symbols, {len(set(self.symbols))} of them different: name each once"
+            )
+        first = self.plain
+        self._special = {symbol: first + i for i, symbol in enumerate(self.symbols)}
+        self._split = _splitter(self._special) if self.symbols else re.compile("(?!)")  # never
+        self._strings = ["", "", "", "", *map(self._pieces.id_to_piece, range(3, len(self._pieces))), *self.symbols]
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int, symbols: Sequence[str], words: Iterable[str] = ()) -> FairseqPieces:
+        """Learns a unigram model of at most `size` pieces from the lines of `texts`; the symbols come behind them.
+
+        Args:
+            words: those that are one piece each, with the white space in front of them.
+
+        Raises:
+            ConfigError: no text, or more characters than `size` leaves room for.
+        """
+        return cls(_learned(texts, size, words, _UNIGRAM), symbols)
+
+    @classmethod
+    def read(cls, path: str | Path, symbols: Sequence[str]) -> FairseqPieces:
+        """The vocabulary in a `sentencepiece.bpe.model`, published or written by `write`.
+
+        Raises:
+            CheckpointError: missing, or no such model.
+        """
+        try:
+            return cls(Path(path).read_bytes(), symbols)
+        except (OSError, CheckpointError) as error:
+            raise CheckpointError(f"{path}: no readable tokenizer ({error})") from error
+
+    def write(self, path: str | Path) -> None:
+        """The model as one file; symbols are the system's to keep."""
+        Path(path).write_bytes(self.model)
+
+    @property
+    def plain(self) -> int:
+        """How many ids stand before the symbols."""
+        return len(self._pieces) + 1
+
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return self.plain + len(self.symbols)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FairseqPieces) and (self.model, self.symbols) == (other.model, other.symbols)
+
+    def __hash__(self) -> int:
+        return hash(self.model)
+
+    @property
+    def dictionary(self) -> list[str]:
+        """The pieces from id 4 on, as the lines of a `dict.txt` name them."""
+        return self._strings[4 : self.plain]
+
+    def id(self, piece: str) -> int:
+        """The id of a symbol or of a piece.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if piece in self._special:
+            return self._special[piece]
+        id = self._pieces.piece_to_id(piece)
+        if id < 3:
+            raise ConfigError(f"{piece!r} is no symbol and none of the {len(self._pieces)} pieces")
+        return id + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one segment of text, with those of the symbols that it holds.
+
+        White space is one space each, and none at the ends; half a surrogate pair is read as "?".
+        """
+        ids: list[int] = []
+        for at, part in enumerate(self._split.split(_valid(text))):  # text, symbol, text, ..., text
+            if at % 2:
+                ids.append(self._special[part])
+            else:
+                ids += [id + 1 if id else self.unk for id in self._pieces.encode(part)]
+        return ids
+
+    def decode(self, ids: Sequence[int], shown: Mapping[int, str] | None = None) -> str:
+        """The text of ids; the first four ids, and symbols, are left out.
+
+        Args:
+            shown: symbol -> what is written for it.
+        """
+        shown = shown or {}
+        parts = (shown.get(id, "") if id >= self.plain else self._strings[id] for id in ids)
+        return "".join(parts).replace("\u2581", " ").removeprefix(" ")
+
+
+def _splitter(special: Iterable[str]) -> re.Pattern[str]:
+    """What splits a text at special strings, the longest first, and keeps them."""
+    longest_first = sorted(special, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+
+def _learned(texts: Iterable[str], size: int, words: Iterable[str], options: Mapping[str, Any]) -> bytes:
+    """A SentencePiece model of at most `size` pieces, from the lines of `texts`.
+
+    Args:
+        words: those that are one piece each, with the white space in front of them.
+        options: of the trainer.
+
+    Raises:
+        ConfigError: no text, or more characters than `size` leaves room for.
+    """
+    import sentencepiece
+
+    lines = [line for text in texts for line in _valid(text).split("\n") if line]
+    if not lines:
+        raise ConfigError("0 lines of text to learn pieces from: give at least one")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            vocab_size=size,
+            hard_vocab_limit=False,
+            max_sentence_length=1 << 30,  # longer lines would be left out
+            num_threads=1,
+            minloglevel=2,
+            user_defined_symbols=[f"\u2581{word}" for word in words],
+            **options,
+        )
+    except RuntimeError as error:
+        raise ConfigError(f"{size} pieces cannot be learned from {len(lines)} lines ({error})") from error
+    return model.getvalue()
 
 
 def _load(model: bytes) -> SentencePieceProcessor:

@@ -61,62 +61,52 @@ def build(optimiser: Optimiser, parameters: Mapping[str, nn.Parameter]) -> Optim
             raise ConfigError(f"Muon over {len(odd)} of {len(parameters)} that are no matrices, as {odd[0]}: use adamw")
         made = Muon(parameters, lr=optimiser.lr, momentum=optimiser.betas[0], weight_decay=optimiser.weight_decay)
     else:
-        adam = torch.optim.AdamW if optimiser.kind == "adamw" else TransformersAdamW
-        made = adam(
-            parameters.values(),
-            lr=optimiser.lr,
-            betas=optimiser.betas,
-            eps=optimiser.eps,
-            weight_decay=optimiser.weight_decay,
-        )
+        settings: dict[str, Any] = {
+            "lr": optimiser.lr,
+            "betas": optimiser.betas,
+            "eps": optimiser.eps,
+            "weight_decay": optimiser.weight_decay,
+        }
+        if optimiser.kind == "adamw":
+            made = torch.optim.AdamW(parameters.values(), **settings)
+        else:
+            made = UncorrectedAdamW(parameters.values(), decay_last=optimiser.kind == "adamw_hf", **settings)
     for group in made.param_groups:
         group["peak_lr"] = optimiser.lr
     return made
 
 
-class TransformersAdamW(Optimizer):
-    """Adam as transformers' `adamw_hf` has it (4.30): p -= lr c2 / c1 m / (sqrt(v) + eps), then p *= 1 - lr decay.
+class UncorrectedAdamW(torch.optim.AdamW):
+    """AdamW with eps added to the root of the second moment before that is corrected for its start.
 
-    c1 = 1 - beta1^t and c2 = sqrt(1 - beta2^t) correct the moments. PyTorch's adds eps behind the correction of v,
-    where it counts for less while c2 is small, and decays before the step.
+    So do fairseq and transformers' own (`adamw_hf`, 4.30). PyTorch adds it behind the correction, so that the same eps
+    says less in the first steps.
+
+    Args:
+        decay_last: weights decay behind the step, as in transformers' own, not before it.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+    def __init__(self, parameters: Iterable[nn.Parameter], *, decay_last: bool, **settings: Any) -> None:
+        super().__init__(parameters, **settings)
+        self.decay_last = decay_last
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        given = [(group["eps"], group["weight_decay"]) for group in self.param_groups]
         for group in self.param_groups:
-            (beta1, beta2), rate = group["betas"], group["lr"]
+            done = next((int(self.state[p]["step"]) for p in group["params"] if "step" in self.state[p]), 0)
+            group["eps"] /= math.sqrt(1 - group["betas"][1] ** (done + 1))
+            group["weight_decay"] *= not self.decay_last
+        try:
+            loss = super().step(closure)
+        finally:
+            for group, (eps, decay) in zip(self.param_groups, given, strict=True):
+                group["eps"], group["weight_decay"] = eps, decay
+        for group in self.param_groups if self.decay_last else []:
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["step"] = torch.tensor(0.0)
-                    state["exp_avg"], state["exp_avg_sq"] = (
-                        torch.zeros_like(parameter, memory_format=torch.preserve_format) for _ in range(2)
-                    )
-                state["step"] += 1
-                count = state["step"].item()
-                mean = state["exp_avg"].lerp_(parameter.grad, 1 - beta1)
-                square = state["exp_avg_sq"].mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
-                corrected = rate * math.sqrt(1 - beta2**count) / (1 - beta1**count)
-                parameter.addcdiv_(mean, square.sqrt().add_(group["eps"]), value=-corrected)
-                parameter.mul_(1 - rate * group["weight_decay"])
+                if parameter.grad is not None:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
         return loss
 
 

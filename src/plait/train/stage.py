@@ -49,8 +49,9 @@ class Optimiser:
     """
 
     train: tuple[str, ...]
-    kind: Literal["adamw", "adamw_hf", "muon"] = "adamw"
-    """adamw_hf: transformers' own, whose `eps` is not corrected with the second moment, and whose decay comes last."""
+    kind: Literal["adamw", "adamw_hf", "adamw_fairseq", "muon"] = "adamw"
+    """adamw_hf, adamw_fairseq: of transformers 4.30 and of fairseq, which have another place for eps, and the first
+    also for the decay (`plait.train.optim.UncorrectedAdamW`)."""
     lr: float
     betas: tuple[float, float] = (0.9, 0.95)
     """Of Muon, the first is the momentum."""
@@ -69,15 +70,15 @@ class Schedule:
     shape: Literal["linear", "cosine"] = "linear"
     final: float = 0.0
     """The factor at the end."""
-    idle: bool = False
-    """The first step of a warm-up has the rate 0, as in transformers, and the step behind it the whole rate."""
+    first: int = 1
+    """What the warm-up counts its first step as; 0 in fairseq and transformers, whose first step moves nothing."""
 
     def factor(self, step: int, steps: int) -> float:
         """The factor at `step` of `steps`, from 0."""
         if step < self.warmup:
-            return (step + (not self.idle)) / self.warmup
+            return (step + self.first) / self.warmup
         fall = (steps - self.warmup) * self.decay
-        left = (steps - step) / fall if fall else 1.0
+        left = max(steps - step, 0) / fall if fall else 1.0
         if left >= 1:
             return 1.0
         shape = left if self.shape == "linear" else (1 - math.cos(math.pi * left)) / 2
