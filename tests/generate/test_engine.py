@@ -295,6 +295,13 @@ def test_pictures_until_the_positions_end(cm3leon: CM3Leon) -> None:
     assert "max_length" in {reply.stop for reply in replies}
 
 
+def test_each_picture_has_noise_of_its_own(cm3leon: CM3Leon) -> None:
+    settings = [Settings(seed=seed, max_images=3, max_new_tokens=20) for seed in (1, 2, 1)]
+    replies = Engine(cm3leon).run([Document([Blank("image")])] * 3, settings)
+    seeds = [[run.seed for run in reply.runs if run.kind == "image"] for reply in replies]
+    assert seeds[0] == seeds[2] and len({*seeds[0], *seeds[1]}) == len(seeds[0]) + len(seeds[1]) >= 2
+
+
 def test_every_stop_has_its_reason(cm3leon: CM3Leon, picture: Picture) -> None:
     voc = cm3leon.vocabulary
     asked = Document([Turn("user", [picture(1), "what?"])])

@@ -58,7 +58,7 @@ def unclip_config() -> UnCLIPConfig:
     sizes, text = CONFIG["unclip"], weights("unclip/text_encoder")
     words, places = (text[f"text_model.embeddings.{name}_embedding.weight"] for name in ("token", "position"))
     width = CONFIG["codebook"]["image_features_dim"]
-    levels = len(sizes["vae_channels"])
+    levels, symbols = len(sizes["vae_channels"]), json.loads((FOLDER / "clip_vocab.json").read_text())
     return UnCLIPConfig(
         diffusion=DiffusionConfig(
             unet={
@@ -95,8 +95,9 @@ def unclip_config() -> UnCLIPConfig:
                 heads=2,
                 hidden=text["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
             ),
-            begin=1,
-            end=2,
+            begin=symbols["<|startoftext|>"],
+            end=symbols["<|endoftext|>"],
+            pad=symbols["!"],
         ),
     )
 

@@ -50,6 +50,10 @@ def test_pictures_to_codes_to_embeddings_to_pictures(
     away = seed_tokenizer.decode(codes[:1], seeded(0), negative=codes[1:2])
     assert not same(made[0], away[0])
     assert seed_tokenizer.decode(codes[:0], seeded(0)) == []
+    with pytest.raises(InputError, match="2 generators for 3 pictures: give one of each, or one for all"):
+        seed_tokenizer.decode(codes, [seeded(0)] * 2)
+    with pytest.raises(InputError, match="3 generators and 2 negatives for 3 pictures"):
+        seed_tokenizer.decode(codes, seeded(0), negative=codes[:2])
 
 
 def test_a_code_depends_on_those_before_it_alone(seed_tokenizer_config: SeedTokenizerConfig) -> None:
@@ -150,6 +154,7 @@ def test_sizes() -> None:
         whole = SeedTokenizer(SEED_2)
     count = {name: part.parameters for name, part in whole.parts.items()}
     assert count["vision"] == 985_894_528 + 39 * 1408  # with the bias of keys, which is zero
+    assert count["decoder"] == 870_173_124 + 83_653_863 + 340_387_840  # U-Net, VAE, tower of texts
     assert sum(count.values()) - count["vision"] - count["decoder"] == 164_104_000
     with pytest.raises(ConfigError, match="embeddings 1024 wide for 768"):
         replace(SEED_2, embedding=768)

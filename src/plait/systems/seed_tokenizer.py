@@ -310,13 +310,18 @@ class SeedTokenizer(System):
 
         Raises:
             ConfigError: there is no decoder.
-            InputError: as `embed`.
+            InputError: as `embed`; or generators or negatives of another number.
         """
         if self.decoder is None:
             raise ConfigError("this tokenizer has no image decoder: import it with the folder of unCLIP")
         if not len(codes):
             return []
         each = [generator] * len(codes) if isinstance(generator, torch.Generator) else list(generator)
+        if len(each) != len(codes) or (negative is not None and len(negative) not in (1, len(codes))):
+            away = "" if negative is None else f" and {len(negative)} negatives"
+            raise InputError(
+                f"{len(each)} generators{away} for {len(codes)} pictures: give one of each, or one for all"
+            )
         against = None if negative is None else self.embed(negative)
         pixels = self.decoder.draw(self.embed(codes), each, against)
         return [Image(images.from_array(values, rounded=True)) for values in pixels.float().cpu().numpy()]
