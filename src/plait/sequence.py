@@ -445,7 +445,9 @@ class Collator:
             if "/" in name:
                 group, key, part = name.split("/")
                 grouped[group].setdefault(key, {})[part] = torch.from_numpy(np.ascontiguousarray(value))
-        plain = {name: torch.from_numpy(arrays[name]) for name in ("ids", "document", "position", "block", "place")}
+        plain: dict[str, Any] = {
+            name: torch.from_numpy(arrays[name]) for name in ("ids", "document", "position", "block", "place")
+        }
         return Batch(
             **plain,
             slots={reader: Slots(**parts) for reader, parts in grouped["slots"].items()},

@@ -150,8 +150,8 @@ class LatentDiffusion(nn.Module):
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
         self.config = config
-        self.unet: nn.Module = make("UNet2DConditionModel", config.unet)
-        self.vae: nn.Module = make("AutoencoderKL", config.vae)
+        self.unet: Any = make("UNet2DConditionModel", config.unet)
+        self.vae: Any = make("AutoencoderKL", config.vae)
         scheduler(config.scheduler)  # says what is wrong with it now
 
     @property
@@ -190,8 +190,8 @@ class LatentDiffusion(nn.Module):
         given, rows = (latents, seen, labels, negative, away), self.config.rows
         parts = []
         for first in range(0, len(latents), rows):
-            part = (None if one is None else one[first : first + rows] for one in given)
-            parts.append(self.pixels(self.denoise(*part, guidance=guidance)))  # type: ignore[arg-type]
+            each = [None if one is None else one[first : first + rows] for one in given]
+            parts.append(self.pixels(self.denoise(*each, guidance)))  # type: ignore[arg-type]
         return torch.cat(parts)
 
     def denoise(
