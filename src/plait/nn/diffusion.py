@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from plait.errors import ConfigError, hint
@@ -42,7 +42,7 @@ class ImageDecoder(Protocol):
         """Pixels, in [-1, 1] but for what overshoots.
 
         Args:
-            vectors: of each picture.
+            vectors: (m, ...), those of each picture.
             generators: of the noise of each, on the CPU; one may stand for several, which then take theirs in order.
             negative: what the pictures are guided away from, one for all or one for each; None: as it was published.
             guidance: how far; None: as the configuration says.
@@ -187,12 +187,12 @@ class LatentDiffusion(nn.Module):
         guidance: float | None = None,
     ) -> Float[Tensor, "m 3 height width"]:
         """Pixels of noise, `rows` pictures at once; see `denoise`."""
-        given, rows = (latents, seen, labels, negative, away), self.config.rows
-        parts = []
-        for first in range(0, len(latents), rows):
-            each = [None if one is None else one[first : first + rows] for one in given]
-            parts.append(self.pixels(self.denoise(*each, guidance)))  # type: ignore[arg-type]
-        return torch.cat(parts)
+        made = []
+        for first in range(0, len(latents), self.config.rows):
+            rows = slice(first, first + self.config.rows)
+            their, other, elsewhere = (None if one is None else one[rows] for one in (labels, negative, away))
+            made.append(self.pixels(self.denoise(latents[rows], seen[rows], their, other, elsewhere, guidance)))
+        return torch.cat(made)
 
     def denoise(
         self,
@@ -335,8 +335,8 @@ class VectorDiffusion(nn.Module):
         return self.diffusion.draw(latents.to(vectors.device), vectors, away=negative, guidance=guidance)
 
 
-def level_embedding(level: Float[Tensor, " m"], width: int) -> Float[Tensor, "m e"]:
-    """Cosines, then sines of a level times frequencies that fall from 1 to nearly 1/10,000; at level 0 ones and zeros."""
+def level_embedding(level: Int[Tensor, " m"], width: int) -> Float[Tensor, "m e"]:
+    """Cosines, then sines of a level times frequencies from 1 down to nearly 1/10,000; at level 0 ones and zeros."""
     half = width // 2
     frequencies = 10_000 ** (-torch.arange(half, device=level.device) / half)
     angles = level.float()[:, None] * frequencies
