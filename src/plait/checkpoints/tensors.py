@@ -1,9 +1,8 @@
 """Tensors in files, read and written one by one: more than a few are never held in memory.
 
 Written: safetensors. Read: safetensors; what `torch.save` wrote, in both of its formats; and the folders in which
-transformers and diffusers keep models, whole or in shards. A file is told by what it holds, not by its name. The
-tensors of a pipeline of diffusers, or of any folder of such folders, have the names of these before their own
-(`unet.conv_in.weight`).
+transformers and diffusers keep models, whole or in shards. A file is told by what it holds, not by its name. Tensors
+of a pipeline of diffusers have the names of its folders before their own (`unet.conv_in.weight`).
 
 A file of `torch.save` can name any function of any package, to be called when it is read. Nothing of that kind is ever
 called here: what is neither a tensor nor a plain container becomes a placeholder that does nothing.
@@ -311,6 +310,7 @@ def _holds_weights(folder: Path) -> bool:
 
 
 def _folder(folder: Path) -> TensorFile:
+    """What a folder holds; one of several with weights is read as a pipeline, also without its list of them."""
     several = not _holds_weights(folder) and any(_holds_weights(part) for part in folder.iterdir() if part.is_dir())
     if (folder / PIPELINE).is_file() or several:
         return _pipeline(folder)
