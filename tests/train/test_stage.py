@@ -60,10 +60,6 @@ def test_a_warm_up_may_begin_anew_with_each_epoch() -> None:
     assert factors(schedule, 8) == pytest.approx([0.5, 0.6, 0.5, 0.6, 0.5, *cosine[5:]])
 
 
-def test_the_first_step_of_a_warm_up_may_be_idle() -> None:
-    assert factors(Schedule(warmup=2, idle=True), 4) == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
-
-
 def test_a_cosine_may_fall_with_each_epoch() -> None:
     schedule = EpochSchedule(epoch=3, warmup=2, start=0.5, final=0.1, stepped=True)
     second = 0.1 + 0.9 * (1 + math.cos(math.pi * 3 / 6)) / 2
