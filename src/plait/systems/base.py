@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 from plait import images
 from plait.document import Document, Image
-from plait.errors import ConfigError
+from plait.errors import ConfigError, InputError
+from plait.nn import lora
 from plait.nn.attention import Attend, KVCache, Visibility
 from plait.nn.blocks import Block
+from plait.nn.llama import LLaMA
+from plait.nn.lora import LoRAConfig
 from plait.sequence import Batch, Collator, Prepare, Sequence, Slot, Span
 
 
@@ -463,3 +466,26 @@ class System(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+
+class Adaptable(System):
+    """A system whose language model is a LLaMA that takes adapters; its configuration tells which it has, in `lora`."""
+
+    config: Any
+    language: LLaMA
+
+    def adapt(self, config: LoRAConfig) -> None:
+        """Puts adapters, which change nothing yet, on the language model.
+
+        Raises:
+            InputError: it has some already.
+        """
+        if self.config.lora:
+            raise InputError("the language model has adapters already: merge them first")
+        lora.adapt(self.language, config)
+        self.config = replace(self.config, lora=config)
+
+    def merge(self) -> None:
+        """Adds the adapters, if there are any, to the weights of the language model."""
+        lora.merge(self.language)
+        self.config = replace(self.config, lora=None)

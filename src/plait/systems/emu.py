@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from plait import images
 from plait.config import from_plain
 from plait.document import Blank, Document, Image, Piece, Text, Turn, Video
-from plait.errors import ConfigError, DocumentError, InputError
+from plait.errors import ConfigError, DocumentError
 from plait.nn import lora
 from plait.nn.attention import KVCache
 from plait.nn.cformer import CFormer, CFormerBlock, CFormerConfig
@@ -38,6 +38,7 @@ from plait.nn.lora import LoRAConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
 from plait.systems.base import (
+    Adaptable,
     Emitted,
     Format,
     Grammar,
@@ -47,7 +48,6 @@ from plait.systems.base import (
     Next,
     Stop,
     Streams,
-    System,
     sight,
     squashed,
 )
@@ -195,7 +195,7 @@ class Unread(nn.Module):
         self.requires_grad_(False)
 
 
-class Emu(System):
+class Emu(Adaptable):
     """The whole system."""
 
     config: EmuConfig
@@ -269,22 +269,6 @@ class Emu(System):
     def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
         """The blocks of the causal transformer too."""
         return [*super().units, *((module, ()) for module in self.modules() if isinstance(module, CFormerBlock))]
-
-    def adapt(self, config: LoRAConfig) -> None:
-        """Puts adapters, which change nothing yet, on the language model.
-
-        Raises:
-            InputError: it has some already.
-        """
-        if self.config.lora:
-            raise InputError("the language model has adapters already: merge them first")
-        lora.adapt(self.language, config)
-        self.config = replace(self.config, lora=config)
-
-    def merge(self) -> None:
-        """Adds the adapters, if there are any, to the weights of the language model."""
-        lora.merge(self.language)
-        self.config = replace(self.config, lora=None)
 
     @classmethod
     def from_files(cls, config: Mapping[str, Any], directory: Path) -> Emu:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from plait.config import from_plain
 from plait.document import Document, Image, Text, Turn
-from plait.errors import ConfigError, DocumentError, InputError
+from plait.errors import ConfigError, DocumentError
 from plait.nn import lora
 from plait.nn.attention import KVCache
 from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
@@ -32,7 +32,7 @@ from plait.nn.lora import LoRAConfig
 from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span, Target, compact, tokens
-from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, System, sight, squashed
+from plait.systems.base import Adaptable, Emitted, Format, Grammar, Hidden, Next, Stop, sight, squashed
 from plait.text.pieces import SentencePiece
 from plait.text.templates import (
     ALIGNMENT,
@@ -124,7 +124,7 @@ SIZES = {
 }
 
 
-class MiniGPT4(System):
+class MiniGPT4(Adaptable):
     """The whole system."""
 
     def __init__(self, config: MiniGPT4Config, text: SentencePiece) -> None:
@@ -168,22 +168,6 @@ class MiniGPT4(System):
     def chance(self) -> Mapping[str, float]:
         """ln(vocabulary)."""
         return {"token": math.log(self.config.language.vocabulary)}
-
-    def adapt(self, config: LoRAConfig) -> None:
-        """Puts adapters, which change nothing yet, on the language model.
-
-        Raises:
-            InputError: it has some already.
-        """
-        if self.config.lora:
-            raise InputError("the language model has adapters already: merge them first")
-        lora.adapt(self.language, config)
-        self.config = replace(self.config, lora=config)
-
-    def merge(self) -> None:
-        """Adds the adapters, if there are any, to the weights of the language model."""
-        lora.merge(self.language)
-        self.config = replace(self.config, lora=None)
 
     @classmethod
     def from_files(cls, config: Mapping[str, Any], directory: Path) -> MiniGPT4:

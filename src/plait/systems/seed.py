@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from plait.config import from_plain
 from plait.document import Blank, Document, Image, Piece, Video
-from plait.errors import CheckpointError, ConfigError, InputError
+from plait.errors import CheckpointError, ConfigError
 from plait.nn import lora
 from plait.nn.attention import KVCache
 from plait.nn.llama import LLAMA2_7B, LLAMA_7B, LLAMA_13B, LLaMA, LLaMAConfig
@@ -32,6 +32,7 @@ from plait.nn.lora import LoRAConfig
 from plait.sequence import Batch, Prepare, Sequence, Span, compact, picture, tokens
 from plait.systems import seed_tokenizer
 from plait.systems.base import (
+    Adaptable,
     Emitted,
     Format,
     Grammar,
@@ -40,7 +41,6 @@ from plait.systems.base import (
     Interleaved,
     Next,
     Streams,
-    System,
     sight,
 )
 from plait.systems.seed_tokenizer import READER, SeedTokenizer, SeedTokenizerConfig, SeedTokenizerFormat
@@ -102,7 +102,7 @@ TINY = SeedConfig(
 SIZES = {"tiny": TINY, "8b": SEED_8B, "14b": SEED_14B}
 
 
-class Seed(System):
+class Seed(Adaptable):
     """The whole system: tokenizer of pictures, language model."""
 
     config: SeedConfig
@@ -161,22 +161,6 @@ class Seed(System):
     def chance(self) -> Mapping[str, float]:
         """ln(vocabulary)."""
         return dict.fromkeys(("token", "code"), math.log(self.config.language.vocabulary))
-
-    def adapt(self, config: LoRAConfig) -> None:
-        """Puts adapters, which change nothing yet, on the language model.
-
-        Raises:
-            InputError: it has some already.
-        """
-        if self.config.lora:
-            raise InputError("the language model has adapters already: merge them first")
-        lora.adapt(self.language, config)
-        self.config = replace(self.config, lora=config)
-
-    def merge(self) -> None:
-        """Adds the adapters, if there are any, to the weights of the language model."""
-        lora.merge(self.language)
-        self.config = replace(self.config, lora=None)
 
     @classmethod
     def from_files(cls, config: Mapping[str, Any], directory: Path) -> Seed:

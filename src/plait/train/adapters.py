@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from plait.nn.lora import LoRAConfig
-
-
-class Adaptable(Protocol):
-    """A system whose language model takes adapters; its configuration tells which it has, in `lora`."""
-
-    config: Any
-
-    def adapt(self, config: LoRAConfig, /) -> None:
-        """Puts adapters on."""
-        ...
-
-    def merge(self) -> None:
-        """Adds them to the weights."""
-        ...
+from plait.systems.base import Adaptable
 
 
 @dataclass(frozen=True, kw_only=True)
