@@ -162,9 +162,13 @@ def _sizes(kind: str, shapes: Mapping[str, Shape], where: str, settings: Mapping
     wanted = {"activation_function": "gelu", "scale_embedding": True, "add_cross_attention": False}
     for key, value in wanted.items():
         if text.get(key, value) != value:
-            raise CheckpointError(f"{where}: its config.json says {key} {text[key]!r}, and Plait's has {value!r} alone")
+            raise CheckpointError(
+                f"{where}: its config.json says {key} {text[key]!r}, and Plait's has {value!r}: give KOSMOS-2's own"
+            )
     if vision.get("hidden_act", "quick_gelu") != "quick_gelu":
-        raise CheckpointError(f"{where}: its tower has {vision['hidden_act']!r}, and Plait's has 'quick_gelu' alone")
+        raise CheckpointError(
+            f"{where}: its tower has {vision['hidden_act']!r}, and Plait's has 'quick_gelu' alone: give KOSMOS-2's own"
+        )
     told = {"heads": "attention_heads", "length": "max_position_embeddings", "eps": "layer_norm_eps"}
     told |= {"dropout": "dropout"}
     return {
