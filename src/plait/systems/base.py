@@ -79,7 +79,7 @@ class Emitted:
     logprobs: list[float] = field(default_factory=list)
     seed: int = field(default=0, compare=False)
     """Of the noise that a picture of the run is drawn from, where it is drawn from some."""
-    vectors: list[Tensor] = field(default_factory=list, compare=False)
+    vectors: list[Tensor] = field(default_factory=list, compare=False, repr=False)
     """Of a run of vectors: (r, c) for each element, one from each row of the request. Its ids are -1."""
     weights: tuple[float, ...] = ()
     """Of these rows, as `Join` has them."""
