@@ -366,7 +366,7 @@ def test_words_that_make_no_command_are_one_line(
         (["generate", "RUN", "--prompt", "a", "--top-p", "0"], "top_p 0.0: it must be above 0"),
         (["generate", "RUN", "--prompt", "a", "--contrast", "2", "5"], "contrast with alpha 2.0: it must be above 0"),
         (["generate", "RUN", "--prompt", "a", "--best-of", "4"], "--best-of above 1 and --judge CKPT go together"),
-        (["generate", "RUN", "--prompt", "a", "--best-of", "4", "--judge", "RUN"], "cm3leon compares no pictures"),
+        (["generate", "RUN", "--prompt", "a", "--best-of", "4", "--judge", "RUN"], "cm3leon has no towers"),
         (["generate", "RUN", "--prompt", "a", "--temperature", "-1"], "temperature -1.0: it must be at least 0"),
         (["generate", "RUN", "--prompt", "a " * 300], "fit"),
         (["generate", "RUN", "--prompt", "a", "--preset", "chat"], "no preset 'chat' of cm3leon; it has none"),

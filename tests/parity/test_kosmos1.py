@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from golden import GRADIENTS, LOSSES, MODULES, PIXELS, STEPS, Golden, assert_near
-from kosmos1 import CASES, CONFIG, FOLDER, GOLDENS, pieces, prompt, system
+from kosmos1_model import CASES, CONFIG, FOLDER, GOLDENS, pieces, prompt, system
 from torch import Tensor
 
 from plait.checkpoints.kosmos1 import FAIRSEQ_FILE

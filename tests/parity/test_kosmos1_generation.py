@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from golden import MODULES, assert_near
-from kosmos1 import CASES, GOLDENS, prompt, system
+from kosmos1_model import CASES, GOLDENS, prompt, system
 
 from plait.generate.beams import Hypothesis
 from plait.generate.engine import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from kosmos1 import FOLDER, system
+from kosmos1_model import FOLDER, system
 
 LISTED = json.loads((FOLDER / "cases.json").read_text())
 

@@ -24,11 +24,12 @@ NAMES = [
     for size in importlib.import_module(f"plait.recipes.{found.name}").RECIPES
 ]
 NEEDED = {
-    "cm3leon/paper": ("base", "data"),
-    "minigpt4/paper": ("base", "data", "curated"),
-    "minigpt4/v2": ("base", "data"),
+    "cm3leon/paper": ("base={}", "data={}"),
+    "minigpt4/paper": ("base={}", "data={}", "curated={}"),
+    "minigpt4/v2": ("base={}", "data={}"),
+    "seed/paper": ("base={}", "data={{captions: {}}}"),
 }
-"""Arguments without a default: directories."""
+"""Arguments without a default, for a directory."""
 FILE = """
 from __future__ import annotations
 
@@ -117,7 +118,7 @@ def test_a_wrong_name_is_told_the_nearest(address: str, message: str) -> None:
 def test_every_recipe_can_be_written_down(name: str, tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "data") as writer:
         writer.add("one", Document(["a caption", Image(PIL.Image.new("RGB", (8, 8)))]))
-    given = [f"{argument}={tmp_path / 'data'}" for argument in NEEDED.get(name, ())]
+    given = [argument.format(tmp_path / "data") for argument in NEEDED.get(name, ())]
     recipe = find(name, given)
     Run(recipe, tmp_path / "run")
     Run(find(name, given), tmp_path / "run")  # config.yaml, read again, is the same recipe
