@@ -29,6 +29,23 @@ PRIVATE = "_"
 """Begins the keys of diffusers' configurations that are no settings."""
 
 
+STABLE_VAE: Mapping[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+}
+STABLE_SCHEDULER: Mapping[str, Any] = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+"""What the releases of Stable Diffusion share, 1.5 to 2.1."""
+
+
 class ImageDecoder(Protocol):
     """Turns vectors into pictures."""
 

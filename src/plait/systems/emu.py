@@ -32,7 +32,7 @@ from plait.errors import ConfigError, DocumentError
 from plait.nn import lora
 from plait.nn.attention import KVCache
 from plait.nn.cformer import CFormer, CFormerBlock, CFormerConfig
-from plait.nn.diffusion import DiffusionConfig, VectorDiffusion
+from plait.nn.diffusion import STABLE_SCHEDULER, STABLE_VAE, DiffusionConfig, VectorDiffusion
 from plait.nn.llama import LLAMA_13B, LLaMA, LLaMAConfig
 from plait.nn.lora import LoRAConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
@@ -109,21 +109,8 @@ class EmuConfig:
 
 STABLE_DIFFUSION = DiffusionConfig(  # 1.5, with wider cross-attention; diffusers' own defaults are its sizes
     unet={"sample_size": 64, "attention_head_dim": 8, "cross_attention_dim": LLAMA_13B.width},
-    vae={
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-        "sample_size": 512,
-    },
-    scheduler={
-        "_class_name": "PNDMScheduler",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "skip_prk_steps": True,
-        "steps_offset": 1,
-    },
+    vae={**STABLE_VAE, "sample_size": 512},
+    scheduler=STABLE_SCHEDULER,
     steps=50,
     guidance=7.5,
 )

@@ -33,7 +33,7 @@ from plait.document import Document, Image
 from plait.errors import ConfigError, DocumentError, InputError
 from plait.nn.attention import KVCache, whole
 from plait.nn.clip import CLIPTextConfig
-from plait.nn.diffusion import DiffusionConfig, PromptConfig, UnCLIP, UnCLIPConfig
+from plait.nn.diffusion import STABLE_SCHEDULER, STABLE_VAE, DiffusionConfig, PromptConfig, UnCLIP, UnCLIPConfig
 from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig, QFormerHeads
 from plait.nn.quantise import Quantised, VectorQuantiser, nearest_rows
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, vit_block
@@ -107,22 +107,8 @@ UNCLIP_SD21 = UnCLIPConfig(  # stabilityai/stable-diffusion-2-1-unclip
             "projection_class_embeddings_input_dim": 2048,
             "upcast_attention": True,
         },
-        vae={
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "block_out_channels": (128, 256, 512, 512),
-            "layers_per_block": 2,
-            "sample_size": 768,
-        },
-        scheduler={
-            "_class_name": "PNDMScheduler",
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "beta_schedule": "scaled_linear",
-            "prediction_type": "v_prediction",
-            "skip_prk_steps": True,
-            "steps_offset": 1,
-        },
+        vae={**STABLE_VAE, "sample_size": 768},
+        scheduler={**STABLE_SCHEDULER, "prediction_type": "v_prediction"},
     ),
     embedding=1024,
     noising={"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"},
