@@ -211,8 +211,9 @@ def memory(found: dict[str, Any]) -> str:
 
 
 def measured(row: Row) -> bool:
-    """Whether its file is there."""
-    return result(row.file) is not None
+    """Whether its file is there; of guided drawing, whether this way was measured."""
+    found = result(row.file)
+    return found is not None and (row.file != "guided" or row.path[1] in found["figures"].get(row.path[0], {}))
 
 
 def figure(row: Row) -> tuple[Any, str]:
