@@ -32,10 +32,11 @@ from plait.checkpoints import directory
 from plait.data.retrieved import Retrieved, neighbours, open_memory, remember
 from plait.data.shapes import Shapes
 from plait.errors import CheckpointError
-from plait.recipes.cm3leon import GUIDANCE, finetune_stage, started
+from plait.recipes.cm3leon import GUIDANCE, finetune_stage
 from plait.retrieval.embed import load_embedder
 from plait.retrieval.memory import Memory
 from plait.retrieval.retriever import Retriever
+from plait.systems.cm3leon import CM3Leon
 from plait.train.loop import Loop
 from plait.train.parallel import Ranks
 from plait.train.run import where
@@ -111,7 +112,7 @@ def shared(given: Given) -> int:
 def trained(given: Given, found: Path, way: str, seed: int) -> Path:
     """Trains, and keeps the system with what is told of its training."""
     began = time.perf_counter()
-    system = started(str(given.start))
+    system = directory.load_as(given.start, CM3Leon)
     documents = Retrieved(
         source=given.source,
         memory=given.folder,

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
-from plait.checkpoints.directory import load, save
+from plait.checkpoints.directory import load, load_as, save
 from plait.config import override, read_yaml
 from plait.data.shards import ShardWriter
 from plait.document import Blank, Document, Image, Turn
@@ -19,7 +19,7 @@ from plait.evaluate.cases import SUBJECTS, ShapesCases
 from plait.evaluate.shapes import Held
 from plait.nn.quantise import CodebookUpkeep
 from plait.recipes import cm3leon, find
-from plait.recipes.cm3leon import balanced, build, fresh, pretrain_stage, started, texts, tiny, tokenizer_stage
+from plait.recipes.cm3leon import balanced, build, fresh, pretrain_stage, texts, tiny, tokenizer_stage
 from plait.systems.cm3leon import SIZES, TINY, CM3Leon, CM3LeonConfig
 from plait.text.bpe import BPE
 from plait.text.tasks import TASKS
@@ -245,7 +245,7 @@ def test_both_stages_and_what_is_missing(directory: Path, instructions: dict[str
 
 def test_what_it_begins_with(cm3leon: CM3Leon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(cm3leon, tmp_path / "base")
-    again = started(str(tmp_path / "base"))
+    again = load_as(tmp_path / "base", CM3Leon)
     assert torch.equal(again.embed.weight, cm3leon.embed.weight)
     monkeypatch.setitem(SIZES, "350m", replace(TINY, width=24, depth=1, heads=2))
     new = fresh(str(tmp_path / "base"), "350m")

@@ -15,7 +15,7 @@ import torch
 
 import plait
 from plait.checkpoints.directory import find as newest
-from plait.checkpoints.directory import load, save
+from plait.checkpoints.directory import load, load_as, save
 from plait.config import read_yaml
 from plait.data.crops import RandomCrop
 from plait.data.shapes import Shapes
@@ -179,7 +179,7 @@ def test_what_is_missing_is_said(base: Path, data: str, grounds: str, tmp_path: 
     with pytest.raises(CheckpointError, match="no such directory"):
         find("minigpt4/paper", ["base=nowhere", f"data={data}"]).build()
     with pytest.raises(CheckpointError, match="holds foundations: give a directory of `plait import minigpt4`"):
-        minigpt4.started(grounds)
+        load_as(grounds, MiniGPT4)
 
 
 def test_both_published_stages_train_the_projection_alone(base: Path, data: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from plait.checkpoints.directory import load, save
+from plait.checkpoints.directory import load, load_as, save
 from plait.checkpoints.parts import CLIP as CLIP_NAMES
 from plait.data.prompted import BothOrders, Pages, Requested
 from plait.data.shards import ShardWriter, training
@@ -33,7 +33,6 @@ from plait.recipes.seed import (
     codes_stage,
     contrast_stage,
     forget_texts,
-    started,
 )
 from plait.systems.minigpt4 import build as build_minigpt4
 from plait.systems.seed import SEED_8B, TINY, Seed, vocabulary
@@ -231,7 +230,7 @@ def test_a_step_of_the_tokenizer_s_stages(given: dict[str, str], tmp_path: Path)
         replace(stage, precision="fp32", data=replace(stage.data, rows=3, window=6), schedule=Schedule())
         for stage in stages
     )
-    recipe = Recipe(name="stages", build=partial(started, str(base)), stages=stages)
+    recipe = Recipe(name="stages", build=partial(load_as, base, Seed), stages=stages)
     Run(shortened(recipe, 1), tmp_path / "run").train()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["contrast", "codes"]
@@ -301,4 +300,4 @@ def test_what_is_missing_is_said(given: dict[str, str], tmp_path: Path) -> None:
             find("seed/paper", ["base=nowhere", f"{argument}={wrong}"])
     other = save(build_minigpt4("tiny"), tmp_path / "other")
     with pytest.raises(CheckpointError, match="holds minigpt4: give a directory of `plait import seed`, or a run"):
-        started(str(other))
+        load_as(other, Seed)

@@ -23,7 +23,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +39,8 @@ from plait.systems.base import System
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"step-(\d+)")
+
+Loaded = TypeVar("Loaded", bound=System)
 
 
 def save(
@@ -151,6 +153,20 @@ def load(
             "register it as persistent, or compute it without torch.empty"
         )
     return built.to(device).eval()
+
+
+def load_as(directory: str | Path, kind: type[Loaded]) -> Loaded:
+    """The system in a Plait directory, which must be of a class, in fp32: what stages begin with.
+
+    Raises:
+        CheckpointError: it holds another system; or as `load`.
+        ConfigError: as `load`.
+    """
+    system = load(directory, dtype=torch.float32)
+    if not isinstance(system, kind):
+        name = kind.__name__.lower()
+        raise CheckpointError(f"{directory} holds {system.name}: give a directory of `plait import {name}`, or a run")
+    return system
 
 
 def open_hollow(folder: Path, system: str | None = None) -> tuple[System, dict[str, Any]]:

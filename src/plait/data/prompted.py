@@ -64,15 +64,14 @@ class Asked:
         Raises:
             DocumentError: it has no words or no pictures, or pieces that are neither.
         """
-        time, number = divmod(i, len(self.source))
+        number, way = _which(i, self.source, len(self.prompts))
         document = self.source[number]
         if document.turns:
             return document
         answer = _words(document, number)
         if not document.images:
             raise DocumentError(f"document {number} has no picture to be asked about: write it as turns")
-        prompt = self.prompts[(number + time) % len(self.prompts)]
-        return Document([Turn("user", [*document.images, Text(prompt)]), Turn("assistant", answer)])
+        return Document([Turn("user", [*document.images, Text(self.prompts[way])]), Turn("assistant", answer)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +104,8 @@ class Templated:
         Raises:
             DocumentError: it has more or fewer texts or pictures than the template, or other pieces.
         """
-        time, number = divmod(i, len(self.source))
-        template = self.templates[(number + time) % len(self.templates)]
+        number, way = _which(i, self.source, len(self.templates))
+        template = self.templates[way]
         values = _values(template, self.source[number], number)
         return template.asked(values) if self.apart else template.document(values)
 
@@ -138,8 +137,8 @@ class Requested:
             DocumentError: it does not have what the task needs.
         """
         task = TASKS[self.task]
-        time, number = divmod(i, len(self.source))
-        return task.make(self.source[number], (number + time) % task.ways)
+        number, way = _which(i, self.source, task.ways)
+        return task.make(self.source[number], way)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +156,10 @@ class BothOrders:
         Raises:
             DocumentError: it has no words, or pieces that are neither text nor pictures.
         """
-        time, number = divmod(i, len(self.source))
+        number, way = _which(i, self.source, 2)
         document = self.source[number]
         words = Text(_words(document, number))
-        return Document([words, *document.images] if (number + time) % 2 else [*document.images, words])
+        return Document([words, *document.images] if way else [*document.images, words])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +212,12 @@ class Pages:
             if swapped and at + 1 < len(kept) and isinstance(kept[at + 1], Text):
                 kept[at], kept[at + 1] = kept[at + 1], kept[at]
         return Document(kept)
+
+
+def _which(i: int, source: Source, ways: int) -> tuple[int, int]:
+    """The number of the document that element i is, and its way: each document comes in another way in each round."""
+    time, number = divmod(i, len(source))
+    return number, (number + time) % ways
 
 
 def _values(template: Template, record: Document, number: int) -> dict[str, str | Image]:

@@ -22,7 +22,7 @@ from plait.data.shapes.kinds import CASES
 from plait.data.shapes.questions import KINDS
 from plait.data.shards import training
 from plait.document import Blank, Document, Image, Text, Turn
-from plait.errors import CheckpointError, ConfigError, hint
+from plait.errors import ConfigError, hint
 from plait.evaluate import Task
 from plait.evaluate.cases import ShapesCases
 from plait.evaluate.shapes import Held, ShapesCaption, ShapesDraw, ShapesQuestions
@@ -327,7 +327,7 @@ def paper(
         stages.append(_paper_stage(config, "finetune", tuned, shares, TUNED_ROWS, 5e-5, 150, 15_000))
     if not stages:
         raise ConfigError("cm3leon/paper has no data: give --set data=DIR (pretraining) or instructions={TASK: DIR}")
-    start = functools.partial(fresh, base, size) if pairs else functools.partial(started, base)
+    start = functools.partial(fresh, base, size) if pairs else functools.partial(directory.load_as, base, CM3Leon)
     return Recipe(name="cm3leon/paper", build=start, stages=tuple(stages))
 
 
@@ -380,25 +380,13 @@ def balanced(lengths: Mapping[str, int]) -> dict[str, float]:
     return {name: length * min(max(mean / length, least), most) for name, length in lengths.items()}
 
 
-def started(base: str) -> CM3Leon:
-    """The system that a directory holds, in fp32.
-
-    Raises:
-        CheckpointError: it holds none, or another system.
-    """
-    system = directory.load(base, dtype=torch.float32)
-    if not isinstance(system, CM3Leon):
-        raise CheckpointError(f"{base} holds {system.name}: give a CM3Leon's run, checkpoint or import")
-    return system
-
-
 def fresh(base: str, size: str) -> CM3Leon:
     """A new decoder of a size behind the image tokenizer and with the text vocabulary of `base`.
 
     Raises:
-        CheckpointError: as `started`.
+        CheckpointError: as `plait.checkpoints.directory.load_as`.
     """
-    given = started(base)
+    given = directory.load_as(base, CM3Leon)
     system = CM3Leon(replace(SIZES[size], image=given.config.image), given.format.text)
     system.image_tokenizer.load_state_dict(given.image_tokenizer.state_dict())
     system.licences = {**system.licences, "image_tokenizer": given.parts["image_tokenizer"].licence}

@@ -23,7 +23,7 @@ from plait.data.shapes import Shapes, language
 from plait.data.shapes.web import WebCaptions
 from plait.data.shards import training
 from plait.document import Document, Image, Turn
-from plait.errors import CheckpointError, ConfigError
+from plait.errors import ConfigError
 from plait.evaluate import Task
 from plait.evaluate.shapes import Held, ShapesCaption, ShapesDescription, ShapesQuestions
 from plait.generate.engine import Settings
@@ -90,7 +90,9 @@ def paper(
         stages.append(finetune_stage(described, steps=1000, lr=3e-5, schedule=rate))  # 400 in the paper
     if not stages:
         raise ConfigError("minigpt4/paper has no data: give --set data=DIR (first stage) or curated=DIR (second stage)")
-    return Recipe(name="minigpt4/paper", build=functools.partial(started, base), stages=tuple(stages))
+    return Recipe(
+        name="minigpt4/paper", build=functools.partial(directory.load_as, base, MiniGPT4), stages=tuple(stages)
+    )
 
 
 def v2(
@@ -117,19 +119,7 @@ def v2(
     )
     rate = _rate(released_schedule, epoch=1000, warmup=1000, start=0.1, final=0.1)
     stage = instruct_stage(asked, LoRAConfig(), steps=50_000, lr=1e-5, schedule=rate)
-    return Recipe(name="minigpt4/v2", build=functools.partial(started, base), stages=(stage,))
-
-
-def started(base: str) -> MiniGPT4:
-    """The system that a directory holds, in fp32.
-
-    Raises:
-        CheckpointError: it holds none, or another system.
-    """
-    system = directory.load(base, dtype=torch.float32)
-    if not isinstance(system, MiniGPT4):
-        raise CheckpointError(f"{base} holds {system.name}: give a directory of `plait import minigpt4`, or a run")
-    return system
+    return Recipe(name="minigpt4/v2", build=functools.partial(directory.load_as, base, MiniGPT4), stages=(stage,))
 
 
 # ----------------------------------------------------------------------------------------------------- stages

@@ -17,8 +17,8 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
 from torch import nn
 
 from plait.checkpoints import directory
@@ -27,7 +27,7 @@ from plait.data.crops import RandomCrop
 from plait.data.packs import Data, Source
 from plait.data.prompted import BothOrders, Pages, Requested, Shown
 from plait.data.shards import training
-from plait.errors import CheckpointError, ConfigError, hint
+from plait.errors import ConfigError, hint
 from plait.nn.lora import LAYERS, LoRAConfig
 from plait.objectives.seed_tokenizer import CausalContrast, CodesAndEmbedding
 from plait.objectives.tokens import NextToken
@@ -183,19 +183,7 @@ def paper(
         stages.append(instruct_stage(_instructions(instructions), steps=50_000))
     if not stages:
         raise ConfigError("seed/paper has no data: give --set pairs=DIR, data={NAME: DIR} or instructions={NAME: DIR}")
-    return Recipe(name="seed/paper", build=functools.partial(started, base), stages=tuple(stages))
-
-
-def started(base: str) -> Seed:
-    """The system that a directory holds, in fp32.
-
-    Raises:
-        CheckpointError: it holds none, or another system.
-    """
-    system = directory.load(base, dtype=torch.float32)
-    if not isinstance(system, Seed):
-        raise CheckpointError(f"{base} holds {system.name}: give a directory of `plait import seed`, or a run")
-    return system
+    return Recipe(name="seed/paper", build=functools.partial(directory.load_as, base, Seed), stages=tuple(stages))
 
 
 def _check(given: Mapping[str, str], known: Mapping[str, object]) -> None:
@@ -321,45 +309,47 @@ def _tokenizer_update(objective: Objective, trained: tuple[tuple[str, ...], tupl
 
 def pretrain_stage(data: Data, *, steps: int) -> Stage:
     """Adapters, tables and norms of the language model."""
-    return Stage(
-        name="pretrain",
-        data=data,
-        updates=(_update(ADAPTED, 1.5e-4),),
-        steps=steps,
-        schedule=Schedule(warmup=_warmup(0.03, steps), shape="cosine", final=0.05, first=0),
-        before=(Adapt(lora=LORA),),
-        precision="bf16",
-        accumulate=4,
-        seed=data.seed,
-    )
+    return _stage("pretrain", data, ADAPTED, steps, before=(Adapt(lora=LORA),), accumulate=4)
 
 
 def whole_stage(data: Data, *, steps: int) -> Stage:
     """All of the language model but its input table; inferred: with the numbers of the stage before."""
-    return Stage(
-        name="whole",
-        data=data,
-        updates=(_update(WHOLE, 1.5e-4),),
-        steps=steps,
-        schedule=Schedule(warmup=_warmup(0.03, steps), shape="cosine", final=0.05, first=0),
-        before=(merge,),
-        precision="bf16",
-        accumulate=4,
-        seed=data.seed,
-    )
+    return _stage("whole", data, WHOLE, steps, before=(merge,), accumulate=4)
 
 
 def instruct_stage(data: Data, *, steps: int) -> Stage:
     """Adapters anew, tables and norms, on answers; betas, eps and decay are inferred, those of pretraining."""
+    before = (merge, Adapt(lora=LORA))
+    return _stage("instruct", data, ADAPTED, steps, lr=1e-4, warmup=0.07, final=0.1, before=before)
+
+
+def _stage(
+    name: str,
+    data: Data,
+    trained: tuple[str, ...],
+    steps: int,
+    *,
+    lr: float = 1.5e-4,
+    warmup: float = 0.03,
+    final: float = 0.05,
+    **more: Any,
+) -> Stage:
+    """A stage of the language model, by default at the rates of pretraining; `more` are further fields of it.
+
+    Args:
+        warmup: share of the steps.
+        final: factor on the rate at the end.
+    """
+    rising = math.ceil(warmup * steps)  # in floats, as published: 0.07 of 50,000 are 3,501
     return Stage(
-        name="instruct",
+        name=name,
         data=data,
-        updates=(_update(ADAPTED, 1e-4),),
+        updates=(_update(trained, lr),),
         steps=steps,
-        schedule=Schedule(warmup=_warmup(0.07, steps), shape="cosine", final=0.1, first=0),
-        before=(merge, Adapt(lora=LORA)),
+        schedule=Schedule(warmup=rising, shape="cosine", final=final, first=0),
         precision="bf16",
         seed=data.seed,
+        **more,
     )
 
 
@@ -367,10 +357,6 @@ def _update(trained: tuple[str, ...], lr: float) -> Update:
     """transformers' Adam, whose decay is on all that moves: norms and tables too (released code)."""
     adam = Optimiser(train=trained, kind="adamw_hf", lr=lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.05)
     return Update(objective=NextToken(kinds=("token", "code")), optimisers=(adam,), clip=1.0)
-
-
-def _warmup(ratio: float, steps: int) -> int:
-    return math.ceil(ratio * steps)  # in floats, as published: 0.07 of 50,000 are 3,501
 
 
 RECIPES = {"paper": paper}
