@@ -22,6 +22,7 @@ from plait.data.shapes.told import asked, tell
 from plait.data.shapes.world import Scene, SceneImage
 from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import ConfigError
+from plait.generate.candidates import candidates, reader_of
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
 from plait.generate.sampling import Sampling
@@ -214,6 +215,9 @@ class ShapesDraw:
     A drawing is worth the objects that are right in colour, shape, size and place, over the larger of the numbers of
     objects asked for and found; no drawing is worth 0. Scores are means over drawings. `exact` is the share of those
     without any fault.
+
+    Args:
+        best_of: drawings of each caption, of which the model keeps the one that it would describe so.
     """
 
     name: ClassVar[str] = "draw"
@@ -221,18 +225,31 @@ class ShapesDraw:
     guidance: float = 2.0
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.9))
     seed: int = 0
+    best_of: int = 1
 
     def run(self, model: Model) -> dict[str, Any]:
-        """{"object_accuracy", "exact", "n", "by_objects", "by_pairs", "by_wordings"}."""
+        """{"object_accuracy", "exact", "n", "by_objects", "by_pairs", "by_wordings"}; "first", of several drawings."""
         items = self.held.items()
         settings = Settings(max_new_tokens=0, guidance=self.guidance, image=self.sampling, seed=self.seed)
         prompts = [Document([Text(item.example.caption), Blank("image")]) for item in items]
-        replies = model.generate(prompts, settings)
-        marks = [
-            _Mark(item, _drawn(item.example.scene, reply), seen=item.example.caption_seen)
-            for item, reply in zip(items, replies, strict=True)
-        ]
-        return _scores(marks, _object_accuracy)
+        if self.best_of == 1:
+            return _scores(_drawings(items, model.generate(prompts, settings)), _object_accuracy)
+        judge = reader_of(model, language.REQUESTS[0])
+        found = candidates(model, prompts, judge, [settings] * self.best_of)
+        first = _drawings(items, [one.best_of(1) for one in found])
+        best = _drawings(items, [one.best for one in found])
+        return {
+            **_scores(best, _object_accuracy),
+            "first": _object_accuracy([mark for mark in first if mark.item.counts]),
+        }
+
+
+def _drawings(items: Sequence[Item], replies: Sequence[Reply]) -> list[_Mark]:
+    """What one drawing of each caption is worth."""
+    return [
+        _Mark(item, _drawn(item.example.scene, reply), seen=item.example.caption_seen)
+        for item, reply in zip(items, replies, strict=True)
+    ]
 
 
 def _described(held: Held, model: Model, asked: bool = True) -> list[_Mark]:
