@@ -143,6 +143,22 @@ def test_pictures_are_given_again_in_every_way(drawing: Foundations) -> None:
         assert not torch.equal(all_of_them[0], all_of_them[1]), way
 
 
+def test_whitened_latents_give_the_same_pictures(drawing: Foundations) -> None:
+    values = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pictures = [Image(from_array(value.numpy())) for value in values]
+    diffusion = drawing.unclip.diffusion
+    with torch.no_grad():
+        diffusion.vae.quant_conv.bias += 3
+        before = diffusion.vae.encode(values).latent_dist
+        given_back = diffusion.pixels(diffusion.latents(values))
+        drawing.whiten(pictures)
+        latents, after = diffusion.latents(values), diffusion.vae.encode(values).latent_dist
+        torch.testing.assert_close(diffusion.pixels(latents), given_back, atol=1e-4, rtol=1e-4)
+    assert before.mean.mean() > 2
+    assert latents.mean((0, 2, 3)).abs().max() < 0.02 and (latents.std((0, 2, 3)) - 1).abs().max() < 0.02
+    torch.testing.assert_close(after.std / before.std, (after.std / before.std)[:1, :, :1, :1].expand(8, -1, 8, 8))
+
+
 def test_the_painter_looks_at_as_many_symbols_of_every_text(drawing: Foundations) -> None:
     ids = torch.randint(1, 500, (2, 60))
     real = torch.arange(60) < torch.tensor([[5], [60]])
