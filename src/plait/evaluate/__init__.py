@@ -48,6 +48,7 @@ TASKS: dict[str, Factory] = {
     "shapes/vqa": lambda limit: [shapes.ShapesQuestions(held=shapes.Held.at_most(limit))],
     "shapes/retrieval": lambda limit: [ShapesRetrieval.at_most(limit)],
     "shapes/told": lambda limit: [shapes.ShapesTextQuestions(held=shapes.Held.at_most(limit))],
+    "shapes/drawings": lambda limit: [shapes.ShapesDrawings(held=shapes.Held.at_most(limit))],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
     **{f"shapes/{name}": partial(_cases, name) for name in SUBJECTS},
 }

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
+import torch
+
 from plait.data.shapes import language, oracle
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.questions import KINDS, Question, correct
@@ -233,22 +235,57 @@ class ShapesDraw:
         settings = Settings(max_new_tokens=0, guidance=self.guidance, image=self.sampling, seed=self.seed)
         prompts = [Document([Text(item.example.caption), Blank("image")]) for item in items]
         if self.best_of == 1:
-            return _scores(_drawings(items, model.generate(prompts, settings)), _object_accuracy)
+            return _scores(_drawings(items, _pictures(model.generate(prompts, settings))), _object_accuracy)
         judge = reader_of(model, language.REQUESTS[0])
         found = candidates(model, prompts, judge, [settings] * self.best_of)
-        first = _drawings(items, [one.best_of(1) for one in found])
-        best = _drawings(items, [one.best for one in found])
-        return {
-            **_scores(best, _object_accuracy),
-            "first": _object_accuracy([mark for mark in first if mark.item.counts]),
-        }
+        first = _drawings(items, _pictures([one.best_of(1) for one in found]))
+        best = _drawings(items, _pictures([one.best for one in found]))
+        counted = [mark for mark in first if mark.item.counts]
+        return {**_scores(best, _object_accuracy), "first": _object_accuracy(counted)}
 
 
-def _drawings(items: Sequence[Item], replies: Sequence[Reply]) -> list[_Mark]:
-    """What one drawing of each caption is worth."""
+@dataclass(frozen=True, kw_only=True)
+class ShapesDrawings:
+    """Give pictures again, from the pictures themselves or from their captions; scored as `ShapesDraw`.
+
+    What draws is the system's: its `drawings` (name -> function of pictures, captions and generators of noise) are
+    scored one by one.
+    """
+
+    name: ClassVar[str] = "drawings"
+    held: Held = field(default_factory=Held)
+    seed: int = 0
+
+    def run(self, model: Model) -> dict[str, Any]:
+        """By each way to draw: as `ShapesDraw.run`.
+
+        Raises:
+            ConfigError: the system draws nothing so.
+        """
+        drawings = getattr(model.system, "drawings", None)
+        if not drawings:
+            raise ConfigError(f"{model.system.name} gives no pictures again: score it by another task")
+        items = self.held.items()
+        pictures = [self.held.picture(item.example.scene) for item in items]
+        captions = [item.example.caption for item in items]
+        scores: dict[str, Any] = {}
+        for name, draw in drawings.items():
+            noise = [torch.Generator().manual_seed(self.seed + item.number) for item in items]
+            with torch.inference_mode():
+                made = draw(pictures, captions, noise)
+            scores[name] = _scores(_drawings(items, [[picture] for picture in made]), _object_accuracy)
+        return scores
+
+
+def _pictures(replies: Sequence[Reply]) -> list[Sequence[Image]]:
+    return [reply.document.images for reply in replies]
+
+
+def _drawings(items: Sequence[Item], drawn: Sequence[Sequence[Image]]) -> list[_Mark]:
+    """What one drawing of each caption is worth; nothing where there is none."""
     return [
-        _Mark(item, _drawn(item.example.scene, reply), seen=item.example.caption_seen)
-        for item, reply in zip(items, replies, strict=True)
+        _Mark(item, _drawn(item.example.scene, pictures), seen=item.example.caption_seen)
+        for item, pictures in zip(items, drawn, strict=True)
     ]
 
 
@@ -363,8 +400,8 @@ def _of_kind(kind: str, marks: Sequence[_Mark], blindly: Sequence[_Mark]) -> dic
     return {**_accuracy(seeing), "blind_accuracy": _accuracy(blind)["accuracy"]}
 
 
-def _drawn(scene: Scene, reply: Reply) -> float:
-    pictures = reply.document.images
+def _drawn(scene: Scene, pictures: Sequence[Image]) -> float:
+    """What the first picture is worth."""
     return object_accuracy(scene.content, oracle.read(pictures[0].open()).content) if pictures else 0.0
 
 
