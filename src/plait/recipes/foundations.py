@@ -84,7 +84,7 @@ def drawers(foundations: str = "runs/foundations-tiny") -> Recipe:
         name="foundations/drawers",
         build=functools.partial(founded, foundations),
         stages=(
-            vae_stage(crowds, steps=1500),
+            vae_stage(crowds, steps=800),
             unclip_stage(pairs, steps=3000),
             painter_stage(pairs, steps=3000),
         ),
