@@ -85,8 +85,8 @@ def drawers(foundations: str = "runs/foundations-tiny") -> Recipe:
         build=functools.partial(founded, foundations),
         stages=(
             vae_stage(crowds, steps=800),
-            unclip_stage(pairs, steps=3000),
-            painter_stage(pairs, steps=3000),
+            unclip_stage(pairs, steps=2200),
+            painter_stage(pairs, steps=2200),
         ),
         tasks=(ShapesDrawings(),),
     )
