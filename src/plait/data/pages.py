@@ -87,7 +87,7 @@ class Rules:
         """Why a picture is left out; "" where it is not."""
         if min(picture.size) < self.least_side:
             return "small"
-        spread = max(high - low for low, high in picture.getextrema())  # type: ignore[misc, union-attr]
+        spread = max(high - low for low, high in picture.getextrema())  # type: ignore[misc]
         return "single colour" if spread < self.least_spread else ""
 
 

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from plait.errors import InputError
 
@@ -49,7 +49,7 @@ def answers(path: Path) -> Iterator[Answer | str]:
     """
     try:
         packed = path.name.lower().endswith(".gz")
-        file: IO[bytes] = gzip.open(path) if packed else path.open("rb")  # noqa: SIM115  # closed below
+        file = cast("IO[bytes]", gzip.open(path) if packed else path.open("rb"))  # noqa: SIM115  # closed below
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     with closing(file):
@@ -87,7 +87,7 @@ def _headers(file: IO[bytes]) -> Message:
         InputError: too many, or they are none.
     """
     try:
-        return http.client.parse_headers(file)  # type: ignore[arg-type]
+        return http.client.parse_headers(file)
     except http.client.HTTPException as error:
         raise InputError(f"a header that cannot be read ({error or type(error).__name__})") from error
 
@@ -149,7 +149,8 @@ def _media(value: str) -> tuple[str, str]:
 
 def _unchunked(body: bytes) -> bytes:
     """What was sent in chunks; archives that joined them already keep the header that says so."""
-    parts, file = [], io.BytesIO(body)
+    parts: list[bytes] = []
+    file = io.BytesIO(body)
     while True:
         try:
             size = int(file.readline(_MAX_LINE).split(b";")[0], 16)
