@@ -269,14 +269,14 @@ class Elements:
         return sequence
 
 
-def in_order(data: Data, shares: Mapping[str, float]) -> Any:
+def in_order(data: Data, shares: Mapping[str, float] | None = None) -> Any:
     """(source, document) in global order: each source shuffled anew in each epoch, mixed by shares, without end.
 
     Args:
-        shares: of documents; none given: in proportion to the lengths of the sources.
+        shares: of documents, in place of the data's own.
     """
     grain = _grain()
-    shares = shares or {name: len(source) for name, source in data.sources.items()}
+    shares = shares or data.shares or {name: len(source) for name, source in data.sources.items()}
     parts = []
     for i, (name, source) in enumerate(sorted(data.sources.items())):
         part = grain.MapDataset.source(_Named(name, source)).seed(data.seed + i)

@@ -189,7 +189,7 @@ def _stage(name: str, config: KOSMOS1Config, data: Data, steps: int, lr: float) 
 
 # ------------------------------------------------------------------------------------------------------- tiny
 
-TINY_STEPS = {"tower": 700, "pretrain": 1700, "language_instruct": 250}
+TINY_STEPS = {"tower": 550, "pretrain": 1600, "language_instruct": 220}
 TINY_ROWS = 16
 TINY_LENGTH = 511
 TOKENIZER_TEXTS = 200  # documents of each source that the pieces are learned from
@@ -212,20 +212,18 @@ WITHIN: Mapping[str, Mapping[str, float]] = {
 """Of each corpus, the shares of its sources."""
 
 
-def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0, pages: bool = True) -> Recipe:
+def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
     """All stages on the shapes world; what instructions in text change is told before and after.
 
     Args:
         foundations: a run of `foundations/tiny`, which is trained first where there is none.
         seed: another one draws other data and other new parts.
-        pages: False leaves the pages out that show several pictures with their answers: what they are for is few-shot.
     """
     config = replace(TINY, vision=replace(TINY.vision, image_size=LEAST))
     first = SEED + 10 * seed
     corpora = shapes_corpora(first)
-    if not pages:
-        corpora["pages"] = {name: one for name, one in corpora["pages"].items() if name not in ("shots", "episodes")}
-    seen = {"captions": corpora["captions"], "pages": {"written": corpora["pages"]["written"]}}
+    known = {name: one for name, one in corpora["captions"].items() if name != "nouns"}
+    seen = {"captions": known, "pages": {"written": corpora["pages"]["written"]}}
     told = {"told": ToldInstructions(shapes=_scenes(first + 4, questions_each=1, asks=HARD))}
     rest = _tiny_data(corpora, CORPUS, first + 1)
     followed = _tiny_data({**corpora, "instructions": told}, {**CORPUS, "instructions": 0.5}, first + 2)

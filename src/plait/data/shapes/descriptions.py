@@ -18,7 +18,7 @@ CATEGORY = "the object"
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptions(Cases):
-    """A picture of one object, which one of two invented names means (KOSMOS-1, arXiv 2302.14045, section 4.7).
+    """A picture of one object, which one of two invented names means (KOSMOS-1, arXiv 2302.14045).
 
         "a dakub is red. a tivol is blue." image "Question:what is the name of the object in the picture? Answer:"
         | "dakub"
