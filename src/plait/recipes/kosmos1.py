@@ -105,12 +105,8 @@ def paper(
         raise ConfigError(
             "kosmos1/paper has no data: give --set data={text: DIR, captions: DIR, pages: DIR} or instructions=DIR"
         )
-    begin = begun if sources and fresh else directory.load_as
-    return Recipe(
-        name="kosmos1/paper",
-        build=functools.partial(begun, base, size) if begin is begun else functools.partial(begin, base, KOSMOS1),
-        stages=tuple(stages),
-    )
+    new, old = functools.partial(begun, base, size), functools.partial(directory.load_as, base, KOSMOS1)
+    return Recipe(name="kosmos1/paper", build=new if sources and fresh else old, stages=tuple(stages))
 
 
 def _corpora(data: Mapping[str, str]) -> dict[str, Source]:
@@ -323,10 +319,9 @@ def _tiny(name: str, data: Data, steps: int, seen: tuple[str, ...], *, rate: flo
     Args:
         seen: names in the tower that train.
     """
-    matrices = ("language.decoder.blocks.*.attention.*.weight", "language.decoder.blocks.*.mlp.hidden.weight")
-    matrices += ("language.decoder.blocks.*.mlp.out.weight",)
-    begin = seen[0].removesuffix("*") if "blocks" in seen[0] else "vision.blocks.*."
-    matrices += tuple(f"{begin}{part}.weight" for part in ("attention.qkv", "attention.out", "mlp.hidden", "mlp.out"))
+    tower = seen[0].removesuffix("*") if "blocks" in seen[0] else "vision.blocks.*."
+    parts = ("attention.qkv", "attention.out", "mlp.hidden", "mlp.out")
+    matrices = tuple(f"{blocks}{part}.weight" for blocks in ("language.decoder.blocks.*.", tower) for part in parts)
     return Stage(
         name=name,
         data=data,
@@ -334,7 +329,6 @@ def _tiny(name: str, data: Data, steps: int, seen: tuple[str, ...], *, rate: flo
             Update(
                 objective=NextToken(),
                 optimisers=(
-                    Optimiser(train=("language.decoder.blocks.*.norm.*",), lr=3e-3 * rate),
                     Optimiser(train=matrices, kind="muon", lr=0.02 * rate, betas=(0.95, 0.0)),
                     Optimiser(train=("language.*", "resampler.*", *seen), lr=3e-3 * rate),
                 ),
