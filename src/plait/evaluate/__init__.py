@@ -14,7 +14,15 @@ from plait.checkpoints.outside import from_file, is_outside
 from plait.errors import ConfigError, hint
 from plait.evaluate import shapes
 from plait.evaluate.cases import SUBJECTS, ShapesCases
+from plait.evaluate.choices import (
+    ShapesCommonsense,
+    ShapesDescriptions,
+    ShapesMatrices,
+    ShapesNames,
+    ShapesOpinions,
+)
 from plait.evaluate.retrieval import ShapesRetrieval
+from plait.evaluate.shots import ShapesEpisodes, ShapesPages, ShapesShots
 from plait.generate.model import Model
 
 Scores = Mapping[str, Any]
@@ -50,6 +58,15 @@ TASKS: dict[str, Factory] = {
     "shapes/told": lambda limit: [shapes.ShapesTextQuestions(held=shapes.Held.at_most(limit))],
     "shapes/drawings": lambda limit: [shapes.ShapesDrawings(held=shapes.Held.at_most(limit))],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
+    "shapes/few-shot": lambda limit: [ShapesShots.at_most(limit)],
+    "shapes/episodes": lambda limit: [ShapesEpisodes.at_most(limit)],
+    "shapes/pages": lambda limit: [ShapesPages.at_most(limit)],
+    "shapes/matrices": lambda limit: [ShapesMatrices.at_most(limit)],
+    "shapes/opinions": lambda limit: [ShapesOpinions.at_most(limit)],
+    "shapes/opinions-steps": lambda limit: [ShapesOpinions.at_most(limit, steps=True)],
+    "shapes/descriptions": lambda limit: [ShapesDescriptions.at_most(limit)],
+    "shapes/commonsense": lambda limit: [ShapesCommonsense.at_most(limit)],
+    "shapes/names": lambda limit: [ShapesNames.at_most(limit)],
     **{f"shapes/{name}": partial(_cases, name) for name in SUBJECTS},
 }
 
