@@ -56,9 +56,9 @@ def tiny() -> Recipe:
         stages=(
             clip_stage(config, pairs, steps=200),
             eva_stage(config, pairs, steps=40),
-            qformer_stage(config, pairs, steps=100),
-            language_stage(steps=900),
-            bridge_stage(config, talks, steps=450),
+            qformer_stage(config, pairs, steps=150),
+            language_stage(steps=750),
+            bridge_stage(config, talks, steps=560),
         ),
         tasks=(
             ShapesRetrieval(seed=SEED + 2),
