@@ -169,6 +169,9 @@ def test_drawers_begin_with_foundations_and_leave_their_recipe_alone(
     monkeypatch.setattr(foundations, "drawers", lambda where: short)
     folder = ensure_drawers(tmp_path / "drawers", str(saved))
     assert directory.load(folder).config.drawers == DRAWERS.drawers
+    monkeypatch.setattr(
+        foundations, "drawers", lambda where: recipe
+    )  # of more steps, which a finished run does not need
     assert ensure_drawers(tmp_path / "drawers", str(saved)) == folder
 
 

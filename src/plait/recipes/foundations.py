@@ -292,7 +292,13 @@ def founded(foundations: str) -> Foundations:
 
 
 def ensure(directory: str | Path) -> Path:
-    """The run of `tiny` in a directory, trained to its end now if it is not there. Global randomness stays as it is."""
+    """The run of `tiny` in a directory, trained to its end now if it is not there. Global randomness stays as it is.
+
+    A finished run is taken as it is, also one of other steps or data.
+
+    Raises:
+        ConfigError: the directory holds the beginning of another run.
+    """
     return _ensured(tiny(), directory)
 
 
@@ -302,12 +308,11 @@ def ensure_drawers(directory: str | Path, foundations: str = "runs/foundations-t
 
 
 def _ensured(recipe: Recipe, directory: str | Path) -> Path:
-    run = Run(recipe, directory)
-    if run.next_step < sum(stage.steps for stage in recipe.stages):
+    if not Path(directory, "report.json").exists():  # what a run writes last
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            run.train()
-    return run.directory
+            Run(recipe, directory).train()
+    return Path(directory)
 
 
 RECIPES = {"tiny": tiny, "drawers": drawers}
