@@ -24,7 +24,8 @@ class DataImport:
     """Turn a folder of pictures and words into shards.
 
     KIND is captions (an image folder and a caption table), classes (a folder for each class), coco (COCO's captions:
-    JSON files and image folders) or webdataset (tars of images with captions, as img2dataset writes them).
+    JSON files and image folders), webdataset (tars of images with captions, as img2dataset writes them) or storyboard
+    (videos, or sheets of their frames, with subtitles).
     """
 
     kind: Positional[str]
@@ -38,6 +39,8 @@ class DataImport:
     """NAME=FILE: what makes up a split. For captions, a list of picture names; for coco, a JSON."""
     template: tuple[str, ...] = ()
     """Caption of a class, with {name} in it; of classes."""
+    every: float | None = None
+    """Seconds between two frames of a video [2]; of storyboard."""
 
     def __call__(self) -> None:
         """Imports and prints what was kept and what was not."""
@@ -50,6 +53,7 @@ class DataImport:
             "images": ("--images", self.images),
             "splits": ("--split", dict(_named_file(item) for item in self.split)),
             "templates": ("--template", self.template),
+            "every": ("--every", self.every),
         }
         taken = signature(KINDS[self.kind]).parameters
         idle = [flag for name, (flag, value) in given.items() if value and name not in taken]
