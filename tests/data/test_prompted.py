@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from plait.data.prompted import Asked, BothOrders, Captioned, Pages, Requested, Shown, Templated
+from plait.data.prompted import Asked, BothOrders, Captioned, Pages, Requested, Shown, Templated, Unspoken
 from plait.document import Blank, Document, Image, Text, Turn, Video
 from plait.errors import ConfigError, DocumentError
 from plait.text.tasks import TASKS
@@ -150,3 +150,12 @@ def test_pictures_of_pages_change_places_by_number(picture: Picture) -> None:
     orders = Counter(tuple(type(piece).__name__ for piece in pages[i]) for i in range(40))
     assert len(orders) == 4
     assert [pages[i] for i in range(40)] == [Pages(source=source, swap=0.5, seed=3)[i] for i in range(40)]
+
+
+def test_conversations_can_stand_in_pieces() -> None:
+    asked = Document(
+        [Turn("user", ["what?"]), Turn("assistant", "that"), Turn("user", "and?"), Turn("assistant", "no")]
+    )
+    source = Unspoken(source=[asked, Document("as it is")])
+    assert len(source) == 2 and not source[0].turns
+    assert source[0].text == "what? that and? no" and source[1] == Document("as it is")

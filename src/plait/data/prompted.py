@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.data.packs import Source
-from plait.document import Document, Image, Text, Turn, Video
+from plait.document import Document, Image, Piece, Text, Turn, Video
 from plait.errors import ConfigError, DocumentError, hint
 from plait.text.requests import TASKS
 from plait.text.tasks import Template
@@ -179,6 +179,24 @@ class Shown:
         """
         document = self.source[i]
         return Document([Video(tuple(document.images)), Text(_words(document, i))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unspoken:
+    """Conversations in pieces, as a page has them that nobody speaks on: what is asked, and the answers behind it."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Document:
+        """Document i."""
+        document = self.source[i]
+        pieces: list[Piece] = []
+        for turn in document.turns:
+            pieces += [Text(" "), *turn.pieces] if pieces else turn.pieces
+        return Document(pieces or document.pieces)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,9 @@ from plait.checkpoints.outside import from_file, is_outside
 from plait.errors import ConfigError, hint
 from plait.evaluate import shapes
 from plait.evaluate.cases import SUBJECTS, ShapesCases
+from plait.evaluate.dialogues import ShapesDialogueRanking
+from plait.evaluate.fewshot import ShapesFewShot
+from plait.evaluate.asking import ShapesPrompted, Steps
 from plait.evaluate.retrieval import ShapesRetrieval
 from plait.generate.model import Model
 
@@ -41,6 +44,8 @@ def _cases(name: str, limit: int | None) -> list[Task]:
     return [ShapesCases.at_most(name, limit)]
 
 
+_WAYS: tuple[tuple[Steps, bool], ...] = (("one", False), ("two", False), ("two", True))
+
 TASKS: dict[str, Factory] = {
     "shapes": shapes.tasks,
     "shapes/caption": lambda limit: [shapes.ShapesCaption(held=shapes.Held.at_most(limit))],
@@ -49,6 +54,11 @@ TASKS: dict[str, Factory] = {
     "shapes/retrieval": lambda limit: [ShapesRetrieval.at_most(limit)],
     "shapes/told": lambda limit: [shapes.ShapesTextQuestions(held=shapes.Held.at_most(limit))],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
+    "shapes/examples": lambda limit: [ShapesFewShot.at_most(limit)],
+    "shapes/dialogue-ranking": lambda limit: [ShapesDialogueRanking.at_most(limit)],
+    "shapes/asking": lambda limit: [
+        ShapesPrompted(held=shapes.Held.at_most(limit), steps=steps, looks=looks) for steps, looks in _WAYS
+    ],
     **{f"shapes/{name}": partial(_cases, name) for name in SUBJECTS},
 }
 
