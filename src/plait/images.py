@@ -12,7 +12,7 @@ import math
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -20,6 +20,9 @@ import PIL.ImageOps
 from numpy.typing import NDArray
 
 from plait.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: a quarter of a gigabyte in RGB
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS: Pillow runs Ghostscript
@@ -136,6 +139,12 @@ def to_clip(picture: PIL.Image.Image, out: NDArray[np.float32] | None = None) ->
     for levels, plane, into in zip(_CLIP_LEVELS, planes, out, strict=True):
         np.take(levels, plane, out=into, mode="clip")
     return out
+
+
+def from_clip(pixels: Tensor) -> Tensor:
+    """What `to_clip` made, (..., 3, h, w), with the mean and deviation put back: in [-1, 1]."""
+    mean, deviation = (pixels.new_tensor(each)[:, None, None] for each in (CLIP_MEAN, CLIP_STD))
+    return (pixels * deviation + mean) * 2 - 1
 
 
 def from_array(values: NDArray[np.float32], rounded: bool = False) -> PIL.Image.Image:

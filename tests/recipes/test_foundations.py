@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from plait.checkpoints import directory
 from plait.data.shapes import Shapes
 from plait.document import Document, Turn
 from plait.nn.llama import LLaMAConfig
@@ -15,15 +16,22 @@ from plait.recipes import foundations
 from plait.recipes.foundations import (
     begin_bridge,
     begin_eva,
+    begin_painter,
+    begin_unclip,
     bridge_stage,
     build,
     clip_stage,
+    drawers,
+    ensure_drawers,
     eva_stage,
     language_stage,
+    painter_stage,
     qformer_stage,
     tiny,
+    unclip_stage,
+    vae_stage,
 )
-from plait.systems.foundations import TINY, Foundations
+from plait.systems.foundations import DRAWERS, TINY, Foundations
 from plait.text.pieces import SentencePiece
 from plait.train.loop import Loop
 from plait.train.optim import assign
@@ -33,14 +41,19 @@ from plait.train.stage import Stage
 
 PAIRS = Shapes(seed=1, length=1000, objects=(1, 2, 3), mix={"caption": 1.0})
 STAGES = {"clip": clip_stage, "eva": eva_stage, "qformer": qformer_stage, "bridge": bridge_stage}
+DRAWING = {"vae": vae_stage, "unclip": unclip_stage, "painter": painter_stage}
 TRAINED = {
     "clip": ("clip.",),
     "eva": ("blip2.vision.",),
     "qformer": ("qformer.", "heads_of_qformer.", "blip2.vision_norm."),
     "bridge": ("blip2.qformer.", "blip2.projection."),
+    "vae": ("unclip.diffusion.vae.",),
+    "unclip": ("unclip.diffusion.unet.", "embedder."),
+    "painter": ("painter.diffusion.unet.", "prompter."),
 }
 LANGUAGE = LLaMAConfig(vocabulary=512, width=32, hidden=64, depth=1, heads=2)
 SMALL = replace(TINY, blip2=replace(TINY.blip2, language=LANGUAGE))
+WITH_DRAWERS = replace(SMALL, drawers=DRAWERS.drawers)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +114,62 @@ def test_the_recipe_trains_all_of_it() -> None:
     assert stages.index("clip") < stages.index("eva") < stages.index("qformer") < stages.index("bridge")
     assert stages.index("language") < stages.index("bridge")
     assert [task.name for task in tiny().tasks][:2] == ["retrieval", "told"]
+
+
+@pytest.fixture
+def drawing(text: SentencePiece) -> Foundations:
+    torch.manual_seed(0)
+    return Foundations(WITH_DRAWERS, text)
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_a_stage_of_what_draws_trains_its_part_and_nothing_else(name: str, drawing: Foundations) -> None:
+    made = DRAWING[name]({"shapes": PAIRS}, 2)
+    made = replace(made, data=replace(made.data, rows=2, window=64))
+    loop = Loop(drawing, made, Ranks())
+    before = {key: tensor.clone() for key, tensor in drawing.state_dict().items()}
+    records = [loop.advance() for _ in range(2)]
+    loop.finish()
+    assert all(record["broken"] == record["skipped"] == 0 and record["sequences"] > 1 for record in records)
+    changed = {key for key, tensor in drawing.state_dict().items() if not torch.equal(tensor, before[key])}
+    for prefix in TRAINED[name]:
+        assert any(key.startswith(prefix) for key in changed), prefix
+    assert not [key for key in changed if not key.startswith(TRAINED[name])]
+
+
+def test_what_draws_begins_with_what_was_learned_before(drawing: Foundations) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    begin_unclip(drawing)
+    with torch.no_grad():
+        embedded = torch.nn.functional.normalize(drawing.embedder(pixels), dim=-1)
+        torch.testing.assert_close(embedded, drawing.clip.image_features(pixels))
+    begin_painter(drawing)
+    assert torch.equal(drawing.prompter.words.weight, drawing.clip.text.words.weight)
+    for name, tensor in drawing.vae.state_dict().items():
+        assert torch.equal(drawing.painter.diffusion.vae.state_dict()[name], tensor), name
+
+
+def test_drawers_begin_with_foundations_and_leave_their_recipe_alone(
+    text: SentencePiece, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    found = Foundations(SMALL, text)
+    saved = directory.save(found, tmp_path / "tiny")
+    monkeypatch.setattr(foundations, "ensure", lambda where: saved)
+    recipe = drawers(str(saved))
+    system = recipe.build()
+    assert isinstance(system, Foundations) and set(system.parts) > set(found.parts)
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(system.state_dict()[name], tensor), name
+    assert [stage.name for stage in recipe.stages] == ["vae", "unclip", "painter"]
+    assert not {"vae", "unclip", "painter"} & {stage.name for stage in tiny().stages}
+
+    short = replace(shortened(recipe, 1), tasks=())
+    short = replace(short, stages=tuple(replace(s, data=replace(s.data, rows=1, window=64)) for s in short.stages))
+    monkeypatch.setattr(foundations, "drawers", lambda where: short)
+    folder = ensure_drawers(tmp_path / "drawers", str(saved))
+    assert directory.load(folder).config.drawers == DRAWERS.drawers
+    assert ensure_drawers(tmp_path / "drawers", str(saved)) == folder
 
 
 @pytest.fixture(scope="module")

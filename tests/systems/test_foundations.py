@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from plait.images import from_array
 from plait.objectives.contrastive import captions
 from plait.recipes.foundations import build
 from plait.systems import foundations
-from plait.systems.foundations import TINY, Foundations, FoundationsConfig
+from plait.systems.foundations import DRAWERS, TINY, Foundations, FoundationsConfig
 from plait.systems.minigpt4 import TINY as MINIGPT4_TINY
 
 
@@ -103,3 +104,57 @@ def test_matching_looks_again_at_the_nearest(system: Foundations, monkeypatch: p
     others = torch.ones_like(near).bool().scatter(1, best, False)
     torch.testing.assert_close(again[others], near[others] - 1e4)
     assert (again.argmax(1, keepdim=True) == best).all()
+
+
+@pytest.fixture
+def drawing(system: Foundations) -> Foundations:
+    made = Foundations(DRAWERS, system.pieces).eval()
+    for drawer in (made.unclip, made.painter):
+        drawer.diffusion.reschedule("DDIMScheduler", steps=2)
+    return made
+
+
+def test_what_draws_is_parts_too_and_comes_back(drawing: Foundations, tmp_path) -> None:
+    assert set(drawing.parts) >= {"embedder", "unclip", "prompter", "painter"}
+    counted = sum(part.parameters for part in drawing.parts.values())
+    assert counted == sum(parameter.numel() for parameter in drawing.parameters())
+    loaded = directory.load(directory.save(drawing, tmp_path / "foundations"))
+    assert isinstance(loaded, Foundations)
+    for name, tensor in drawing.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_pictures_are_given_again_in_every_way(drawing: Foundations) -> None:
+    texts = [*TEXTS, "A red circle."]
+
+    def drawn(way: str, first: int = 0) -> list[torch.Tensor]:
+        noise = [torch.Generator().manual_seed(i) for i in range(3)]
+        with torch.no_grad():
+            made = drawing.drawings[way](PICTURES[first:], texts[first:], noise[first:])
+        return [torch.from_numpy(np.asarray(one.open()).astype("int32")) for one in made]
+
+    assert list(drawing.drawings) == ["vae", "unclip", "painter"]
+    for way in drawing.drawings:
+        all_of_them, last = drawn(way), drawn(way, 2)
+        assert [tuple(one.shape) for one in all_of_them] == [(32, 32, 3)] * 3
+        assert (all_of_them[2] - last[0]).abs().max() <= 1, way  # its picture, text and noise alone decide
+        assert not torch.equal(all_of_them[0], all_of_them[1]), way
+
+
+def test_the_painter_looks_at_as_many_symbols_of_every_text(drawing: Foundations) -> None:
+    ids = torch.randint(1, 500, (2, 60))
+    real = torch.arange(60) < torch.tensor([[5], [60]])
+    with torch.no_grad():
+        seen = drawing.look(ids, real)
+        assert seen.shape == (2, 48, 96)
+        torch.testing.assert_close(seen[:1], drawing.look(ids[:1, :5], real[:1, :5]))
+
+
+def test_nothing_draws_unless_it_is_asked_for(system: Foundations) -> None:
+    assert not system.drawings and not hasattr(system, "unclip")
+    assert DRAWERS.drawers is not None
+    painter = replace(DRAWERS.drawers.painter, unet={**DRAWERS.drawers.painter.unet, "cross_attention_dim": 8})
+    with pytest.raises(ConfigError, match="vectors of width 8 for those of a tower of 96"):
+        replace(DRAWERS, drawers=replace(DRAWERS.drawers, painter=painter))
+    with pytest.raises(ConfigError, match="the VAEs of unclip and painter differ"):
+        replace(DRAWERS.drawers, painter=replace(painter, vae={}))

@@ -53,6 +53,7 @@ TASKS: dict[str, Factory] = {
     "shapes/vqa": lambda limit: [shapes.ShapesQuestions(held=shapes.Held.at_most(limit))],
     "shapes/retrieval": lambda limit: [ShapesRetrieval.at_most(limit)],
     "shapes/told": lambda limit: [shapes.ShapesTextQuestions(held=shapes.Held.at_most(limit))],
+    "shapes/drawings": lambda limit: [shapes.ShapesDrawings(held=shapes.Held.at_most(limit))],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
     "shapes/examples": lambda limit: [ShapesFewShot.at_most(limit)],
     "shapes/dialogue-ranking": lambda limit: [ShapesDialogueRanking.at_most(limit)],

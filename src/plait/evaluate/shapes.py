@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
+import torch
+
 from plait.data.shapes import language, oracle
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.questions import KINDS, Question, correct
@@ -229,10 +231,47 @@ class ShapesDraw:
         prompts = [Document([Text(item.example.caption), Blank("image")]) for item in items]
         replies = model.generate(prompts, settings)
         marks = [
-            _Mark(item, _drawn(item.example.scene, reply), seen=item.example.caption_seen)
+            _Mark(item, _drawn(item.example.scene, reply.document.images), seen=item.example.caption_seen)
             for item, reply in zip(items, replies, strict=True)
         ]
         return _scores(marks, _object_accuracy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesDrawings:
+    """Give pictures again, from the pictures themselves or from their captions; scored as `ShapesDraw`.
+
+    What draws is the system's: its `drawings` (name -> function of pictures, captions and generators of noise) are
+    scored one by one.
+    """
+
+    name: ClassVar[str] = "drawings"
+    held: Held = field(default_factory=Held)
+    seed: int = 0
+
+    def run(self, model: Model) -> dict[str, Any]:
+        """By each way to draw: as `ShapesDraw.run`.
+
+        Raises:
+            ConfigError: the system draws nothing so.
+        """
+        drawings = getattr(model.system, "drawings", None)
+        if not drawings:
+            raise ConfigError(f"{model.system.name} gives no pictures again: score it by another task")
+        items = self.held.items()
+        pictures = [self.held.picture(item.example.scene) for item in items]
+        captions = [item.example.caption for item in items]
+        scores: dict[str, Any] = {}
+        for name, draw in drawings.items():
+            noise = [torch.Generator().manual_seed(self.seed + item.number) for item in items]
+            with torch.inference_mode():
+                made = draw(pictures, captions, noise)
+            marks = [
+                _Mark(item, _drawn(item.example.scene, [picture]), seen=item.example.caption_seen)
+                for item, picture in zip(items, made, strict=True)
+            ]
+            scores[name] = _scores(marks, _object_accuracy)
+        return scores
 
 
 def _described(held: Held, model: Model, asked: bool = True) -> list[_Mark]:
@@ -346,8 +385,8 @@ def _of_kind(kind: str, marks: Sequence[_Mark], blindly: Sequence[_Mark]) -> dic
     return {**_accuracy(seeing), "blind_accuracy": _accuracy(blind)["accuracy"]}
 
 
-def _drawn(scene: Scene, reply: Reply) -> float:
-    pictures = reply.document.images
+def _drawn(scene: Scene, pictures: Sequence[Image]) -> float:
+    """What the first picture is worth."""
     return object_accuracy(scene.content, oracle.read(pictures[0].open()).content) if pictures else 0.0
 
 

@@ -46,6 +46,24 @@ STABLE_SCHEDULER: Mapping[str, Any] = {
 """What the releases of Stable Diffusion share, 1.5 to 2.1."""
 
 
+TINY_UNET: Mapping[str, Any] = {
+    "sample_size": 8,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+}
+TINY_VAE: Mapping[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": (16, 32, 32),
+    "norm_num_groups": 8,
+    "sample_size": 32,
+}
+"""For pictures of 32 pixels a side, whose latents have 8."""
+
+
 class ImageDecoder(Protocol):
     """Turns vectors into pictures."""
 
@@ -254,6 +272,11 @@ class LatentDiffusion(nn.Module):
                 noise = from_there + scale * (towards - from_there)
             latents = steps.step(noise, time, latents).prev_sample
         return latents
+
+    def latents(self, pixels: Float[Tensor, "m 3 height width"]) -> Float[Tensor, "m c y x"]:
+        """What the VAE makes of pixels in [-1, 1]; of what it may draw, the mean."""
+        found: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
+        return found * self.vae.config.scaling_factor
 
     def pixels(self, latents: Float[Tensor, "m c y x"]) -> Float[Tensor, "m 3 height width"]:
         """What the VAE makes of latents."""

@@ -1,28 +1,32 @@
 """What published systems took as pretrained, trained from scratch on the shapes world (`systems.foundations`).
 
 `tiny` takes two CPU cores about twelve minutes, once: recipes of systems that begin with its parts call `ensure`.
+`drawers` begins with a run of it and adds what draws: recipes of systems that draw call `ensure_drawers`.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from plait.checkpoints import directory as checkpoints
 from plait.data.packs import Data, Source
 from plait.data.shapes import Shapes
 from plait.data.shapes.told import KINDS, Told
 from plait.evaluate.retrieval import ShapesRetrieval
-from plait.evaluate.shapes import Held, ShapesCaption, ShapesTextQuestions
+from plait.evaluate.shapes import Held, ShapesCaption, ShapesDrawings, ShapesTextQuestions
 from plait.objectives.contrastive import Contrast
+from plait.objectives.diffusion import DrawEmbedding, DrawText, GiveBack
 from plait.objectives.masked_image import MaskedImage, Predictor
 from plait.objectives.qformer import ReadAndTell
 from plait.objectives.tokens import NextToken
 from plait.recipes.cm3leon import texts
-from plait.systems.foundations import TINY, Foundations, FoundationsConfig
+from plait.systems.foundations import DRAWERS, TINY, Foundations, FoundationsConfig
 from plait.text.pieces import SentencePiece
 from plait.text.templates import CLOSE, INSTRUCTIONS, OPEN
 from plait.train.run import Run
@@ -61,6 +65,30 @@ def tiny() -> Recipe:
             ShapesTextQuestions(held=held),
             ShapesCaption(held=held),
         ),
+    )
+
+
+def drawers(foundations: str = "runs/foundations-tiny") -> Recipe:
+    """What draws, one stage each.
+
+    Args:
+        foundations: a run of `foundations/tiny`, which is trained first where there is none.
+    """
+    crowds: dict[str, Source] = {
+        "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(3, 4, 5, 6, 7, 8, 9), mix={"caption": 1.0})
+    }
+    pairs: dict[str, Source] = {
+        "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 3), mix={"caption": 1.0})
+    }
+    return Recipe(
+        name="foundations/drawers",
+        build=functools.partial(founded, foundations),
+        stages=(
+            vae_stage(crowds, steps=1500),
+            unclip_stage(pairs, steps=3000),
+            painter_stage(pairs, steps=3000),
+        ),
+        tasks=(ShapesDrawings(),),
     )
 
 
@@ -134,6 +162,48 @@ def bridge_stage(config: FoundationsConfig, sources: dict[str, Source], steps: i
     )
 
 
+def vae_stage(sources: dict[str, Source], steps: int) -> Stage:
+    """The VAE, from scratch, on pictures: crowded ones, of which each shows more of what there is."""
+    return _stage(
+        "vae",
+        _pictures(sources, rows=32, seed=SEED + 5),
+        GiveBack(kl=1e-5),
+        Optimiser(train=("unclip.diffusion.vae.*",), lr=3e-3),
+        steps=steps,
+    )
+
+
+def unclip_stage(sources: dict[str, Source], steps: int) -> Stage:
+    """The U-Net that draws from an image embedding, and the tower that makes it, which begins as CLIP's."""
+    return _stage(
+        "unclip",
+        _pictures(sources, rows=32, seed=SEED + 6),
+        DrawEmbedding(),
+        Optimiser(train=("unclip.diffusion.unet.*", "embedder.*"), lr=2e-3),
+        before=(begin_unclip,),
+        steps=steps,
+        ema=0.995,
+    )
+
+
+def painter_stage(sources: dict[str, Source], steps: int) -> Stage:
+    """The U-Net that draws from a text, and the tower that reads it, which begins as CLIP's; the VAE is the same."""
+    return _stage(
+        "painter",
+        Data(sources=sources, rows=2, length=PACK, window=WINDOW, seed=SEED + 7),
+        DrawText(),
+        Optimiser(train=("painter.diffusion.unet.*", "prompter.*"), lr=2e-3),
+        before=(begin_painter,),
+        steps=steps,
+        ema=0.995,
+    )
+
+
+def _pictures(sources: dict[str, Source], rows: int, seed: int) -> Data:
+    """One picture a row, whatever is said of it."""
+    return Data(sources=sources, rows=rows, length=PACK, reads="pictures", policy="alone", window=WINDOW, seed=seed)
+
+
 def _stage(name: str, data: Data, objective: Objective, *optimisers: Optimiser, **more: Any) -> Stage:
     """A stage of one update in bf16, by default after a short warm-up; `more` are further fields of it."""
     updates = (Update(objective=objective, optimisers=optimisers),)
@@ -160,6 +230,17 @@ def begin_bridge(system: Any) -> None:
     _take(system.blip2.qformer, system.qformer)
 
 
+def begin_unclip(system: Any) -> None:
+    """Gives the tower that embeds pictures what CLIP's has learned, its projection too."""
+    _take(system.embedder, system.clip)
+
+
+def begin_painter(system: Any) -> None:
+    """Gives the painter the VAE, and the tower that it looks through what CLIP's has learned."""
+    _take(system.painter.diffusion.vae, system.vae)
+    _take(system.prompter, system.clip.text)
+
+
 def _take(into: nn.Module, learned: nn.Module) -> None:
     """Copies the tensors whose names both have."""
     own, theirs = into.state_dict(), learned.state_dict()
@@ -184,9 +265,30 @@ def build(config: FoundationsConfig, source: Source) -> Foundations:
     return Foundations(config, SentencePiece(learned.model, pad=config.blip2.pad))
 
 
+def founded(foundations: str) -> Foundations:
+    """All parts of a run of `tiny`, and new ones that draw. The caller seeds torch.
+
+    Raises:
+        CheckpointError: the directory holds something else.
+    """
+    folder = checkpoints.find(ensure(foundations))
+    found = checkpoints.load_as(folder, Foundations)
+    system = Foundations(replace(found.config, drawers=DRAWERS.drawers), found.pieces)
+    checkpoints.take(system, folder, {name: name for name in found.parts})
+    return system
+
+
 def ensure(directory: str | Path) -> Path:
     """The run of `tiny` in a directory, trained to its end now if it is not there. Global randomness stays as it is."""
-    recipe = tiny()
+    return _ensured(tiny(), directory)
+
+
+def ensure_drawers(directory: str | Path, foundations: str = "runs/foundations-tiny") -> Path:
+    """The same of `drawers`; `foundations` is the run that it begins with."""
+    return _ensured(drawers(foundations), directory)
+
+
+def _ensured(recipe: Recipe, directory: str | Path) -> Path:
     run = Run(recipe, directory)
     if run.next_step < sum(stage.steps for stage in recipe.stages):
         with torch.random.fork_rng():
@@ -195,4 +297,4 @@ def ensure(directory: str | Path) -> Path:
     return run.directory
 
 
-RECIPES = {"tiny": tiny}
+RECIPES = {"tiny": tiny, "drawers": drawers}

@@ -32,7 +32,14 @@ from plait.errors import ConfigError, DocumentError
 from plait.nn import lora
 from plait.nn.attention import KVCache
 from plait.nn.cformer import CFormer, CFormerBlock, CFormerConfig
-from plait.nn.diffusion import STABLE_SCHEDULER, STABLE_VAE, DiffusionConfig, VectorDiffusion
+from plait.nn.diffusion import (
+    STABLE_SCHEDULER,
+    STABLE_VAE,
+    TINY_UNET,
+    TINY_VAE,
+    DiffusionConfig,
+    VectorDiffusion,
+)
 from plait.nn.llama import LLAMA_13B, LLaMA, LLaMAConfig
 from plait.nn.lora import LoRAConfig
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit
@@ -152,23 +159,8 @@ TINY = EmuConfig(
     ),
     language=LLaMAConfig(vocabulary=512, width=128, hidden=344, depth=4, heads=4, positions=512),
     decoder=DiffusionConfig(
-        unet={
-            "sample_size": 8,
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-            "block_out_channels": (32, 64),
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
-            "attention_head_dim": 4,
-            "cross_attention_dim": 128,
-        },
-        vae={
-            "down_block_types": ("DownEncoderBlock2D",) * 3,
-            "up_block_types": ("UpDecoderBlock2D",) * 3,
-            "block_out_channels": (16, 32, 32),
-            "norm_num_groups": 8,
-            "sample_size": 32,
-        },
+        unet={**TINY_UNET, "attention_head_dim": 4, "cross_attention_dim": 128},
+        vae=TINY_VAE,
         scheduler=STABLE_DIFFUSION.scheduler,
         guidance=2.0,
         rows=64,

@@ -5,9 +5,13 @@
     eva           pixels ─▶ EVA's tower
     qformer       pixels ─▶ eva ─▶ LayerNorm ─▶ Q-Former ◀─ text          BLIP-2's first stage: compare, match, caption
     bridge        pixels ─▶ eva ─▶ LayerNorm ─▶ Q-Former ─▶ linear ─▶ LLaMA ─▶ words                 its second stage
+    vae           pixels ─▶ latents ─▶ pixels
+    unclip        pixels ─▶ CLIP's tower, which learned on ─▶ embedding ─▶ U-Net ─▶ latents ─▶ pixels
+    painter       text ─▶ CLIP's tower of texts, which learned on ─▶ U-Net ─▶ latents ─▶ pixels
 
 Each system takes the parts that its paper took (`plait.checkpoints.directory.take`). The second stage of BLIP-2
-(arXiv 2301.12597) is MiniGPT-4 in all but what trains: it is run as one, on whose parts the others stand.
+(arXiv 2301.12597) is MiniGPT-4 in all but what trains: it is run as one, on whose parts the others stand. The last
+three, which draw, are there where the configuration has `drawers`: SEED-LLaMA took an unCLIP, Emu Stable Diffusion.
 """
 
 from __future__ import annotations
@@ -19,21 +23,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from plait.config import from_plain
 from plait.document import Image
 from plait.errors import ConfigError
+from plait.images import from_array, from_clip
 from plait.nn.attention import KVCache
-from plait.nn.clip import CLIP, CLIPConfig, CLIPTextConfig
+from plait.nn.clip import CLIP, CLIPConfig, CLIPImage, CLIPTextConfig, TextTower
+from plait.nn.diffusion import DiffusionConfig, UnCLIP, UnCLIPConfig, VectorDiffusion
 from plait.nn.qformer import QFormer, QFormerConfig, QFormerHeads, TextConfig
 from plait.nn.vit import ViT
 from plait.sequence import Batch
 from plait.systems.base import Emitted, Hidden, Part, System, Towers
+from plait.systems.emu import TINY as EMU_TINY
 from plait.systems.minigpt4 import CAPTION_END, READER, MiniGPT4, MiniGPT4Config
 from plait.systems.minigpt4 import TINY as MINIGPT4_TINY
+from plait.systems.seed_tokenizer import TINY as SEED_TINY
 from plait.text.pieces import SentencePiece
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawersConfig:
+    """What draws.
+
+    Raises:
+        ConfigError: two VAEs.
+    """
+
+    unclip: UnCLIPConfig
+    """From image embeddings."""
+    painter: DiffusionConfig
+    """From texts."""
+    symbols: int
+    """Of a text, with pads behind it; what is beyond is not read. Stable Diffusion has 77."""
+
+    def __post_init__(self) -> None:
+        if self.unclip.diffusion.vae != self.painter.vae:
+            raise ConfigError("the VAEs of unclip and painter differ: one is trained, give both the same sizes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +80,18 @@ class FoundationsConfig:
     """Text branch of the Q-Former in BLIP-2's first stage; its ids are the language model's."""
     shared: int
     """Width of the space in which pictures and texts are compared."""
+    drawers: DrawersConfig | None = None
+    """None: nothing draws."""
 
     def __post_init__(self) -> None:
         if self.blip2.qformer is None:
             raise ConfigError("blip2 has no qformer: give its sizes, BLIP-2 trains one")
+        width = self.drawers and self.drawers.painter.unet.get("cross_attention_dim")
+        if self.drawers and width != self.clip.text.width:
+            raise ConfigError(
+                f"a painter that looks at vectors of width {width} for those of a tower of {self.clip.text.width}: "
+                "both must be the same"
+            )
 
     @property
     def qformer(self) -> QFormerConfig:
@@ -80,6 +116,19 @@ TINY = FoundationsConfig(
     text=TextConfig(vocabulary=513, positions=96),
     shared=64,
 )
+assert SEED_TINY.decoder is not None and EMU_TINY.decoder is not None
+DRAWERS = replace(
+    TINY,
+    drawers=DrawersConfig(
+        unclip=SEED_TINY.decoder,
+        painter=replace(EMU_TINY.decoder, unet={**EMU_TINY.decoder.unet, "cross_attention_dim": TINY.clip.text.width}),
+        symbols=48,
+    ),
+)
+"""The same, with those that draw."""
+
+Drawing = Callable[[Items[Image], Items[str], Items[torch.Generator]], list[Image]]
+"""Pictures, their texts, and generators of noise -> as many pictures, each drawn from one of the two."""
 
 
 class Foundations(System):
@@ -92,6 +141,12 @@ class Foundations(System):
         self.clip = CLIP(config.clip)
         self.qformer = QFormer(config.qformer)
         self.heads_of_qformer = QFormerHeads(config.qformer, config.shared)
+        if config.drawers:
+            drawers = config.drawers
+            self.embedder = CLIPImage(config.clip.image, drawers.unclip.embedding, config.clip.activation)
+            self.unclip = UnCLIP(drawers.unclip)
+            self.prompter = TextTower(config.clip.text, config.clip.activation)
+            self.painter = VectorDiffusion(drawers.painter)
         self.format = self.blip2.format
         self.pieces = text
 
@@ -175,6 +230,38 @@ class Foundations(System):
         return ids.clamp(min=0), ids >= 0
 
     @property
+    def vae(self) -> Any:
+        """That of both that draw: the painter has a copy."""
+        return self.unclip.diffusion.vae
+
+    def look(self, ids: Int[Tensor, "m t"], real: Bool[Tensor, "m t"]) -> Float[Tensor, "m n e"]:
+        """What the painter looks at; `real` is false where a text has no symbol, and everywhere for no text."""
+        assert self.config.drawers, "nothing draws"
+        missing = self.config.drawers.symbols - ids.shape[1]
+        return self.prompter.states(nn.functional.pad(ids.masked_fill(~real, 0), (0, missing)))
+
+    @property
+    def drawings(self) -> Mapping[str, Drawing]:
+        """The ways to draw: pictures given back by the VAE, drawn from their embeddings, drawn from their texts."""
+        if self.config.drawers is None:
+            return {}
+        return {"vae": self._given_back, "unclip": self._from_embeddings, "painter": self._from_texts}
+
+    def _given_back(self, pictures: Items[Image], texts: Items[str], generators: Items[torch.Generator]) -> list[Image]:
+        diffusion = self.unclip.diffusion
+        return _images(diffusion.pixels(diffusion.latents(from_clip(self._pixels(pictures)))))
+
+    def _from_embeddings(
+        self, pictures: Items[Image], texts: Items[str], generators: Items[torch.Generator]
+    ) -> list[Image]:
+        return _images(self.unclip.draw(self.embedder(self._pixels(pictures)), generators))
+
+    def _from_texts(self, pictures: Items[Image], texts: Items[str], generators: Items[torch.Generator]) -> list[Image]:
+        ids, real = self._padded(texts)
+        seen, nothing = self.look(ids, real), self.look(ids[:1], torch.zeros_like(real[:1]))
+        return _images(self.painter.draw(seen, generators, nothing))
+
+    @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """LLaMA's output table."""
         return self.blip2.heads
@@ -201,6 +288,9 @@ class Foundations(System):
             "projection": self.blip2.projection,
             "language": self.blip2.language,
         }
+        if self.config.drawers:
+            drawers = ("embedder", "unclip", "prompter", "painter")
+            modules |= {name: self.get_submodule(name) for name in drawers}
         return {name: Part(module=module) for name, module in modules.items() if module is not None}
 
     @classmethod
@@ -208,6 +298,10 @@ class Foundations(System):
         """From a plain `FoundationsConfig` and the tokenizer."""
         sizes = from_plain(FoundationsConfig, config)
         return cls(sizes, SentencePiece.read(directory / "tokenizer.model", pad=sizes.blip2.pad))
+
+
+def _images(pixels: Float[Tensor, "m 3 y x"]) -> list[Image]:
+    return [Image(from_array(values, rounded=True)) for values in pixels.float().cpu().numpy()]
 
 
 def _again(likeness: Tensor, matched: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -33,7 +33,16 @@ from plait.document import Document, Image
 from plait.errors import ConfigError, DocumentError, InputError
 from plait.nn.attention import KVCache, whole
 from plait.nn.clip import CLIPTextConfig
-from plait.nn.diffusion import STABLE_SCHEDULER, STABLE_VAE, DiffusionConfig, PromptConfig, UnCLIP, UnCLIPConfig
+from plait.nn.diffusion import (
+    STABLE_SCHEDULER,
+    STABLE_VAE,
+    TINY_UNET,
+    TINY_VAE,
+    DiffusionConfig,
+    PromptConfig,
+    UnCLIP,
+    UnCLIPConfig,
+)
 from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig, QFormerHeads
 from plait.nn.quantise import Quantised, VectorQuantiser, nearest_rows
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, vit_block
@@ -128,23 +137,12 @@ _TINY_UNCLIP = UnCLIPConfig(
     diffusion=DiffusionConfig(
         unet={
             **UNCLIP_SD21.diffusion.unet,
-            "sample_size": 8,
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-            "block_out_channels": (32, 64),
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
+            **TINY_UNET,
             "attention_head_dim": (2, 4),
             "cross_attention_dim": 32,
             "projection_class_embeddings_input_dim": 192,
         },
-        vae={
-            "down_block_types": ("DownEncoderBlock2D",) * 3,
-            "up_block_types": ("UpDecoderBlock2D",) * 3,
-            "block_out_channels": (16, 32, 32),
-            "norm_num_groups": 8,
-            "sample_size": 32,
-        },
+        vae=TINY_VAE,
         scheduler=UNCLIP_SD21.diffusion.scheduler,
         guidance=2.0,
         rows=64,
