@@ -1,6 +1,6 @@
 """What Emu's choices do at our scale: the loss on vectors, two steps of asking, pages beside pairs.
 
-    python benchmarks/emu_findings.py --foundations DIR [--arms NAME ...] [--seeds 0 1] [--steps N M] [--limit N]
+    python benchmarks/emu_findings.py --drawers DIR [--arms NAME ...] [--seeds 0 1] [--steps N M] [--limit N]
 
 Each arm trains `emu/tiny` anew for fewer steps (pretraining and the decoder, N and M), from the same start for a seed,
 in a process of its own of one thread; its scores are on held-out scenes.
@@ -53,7 +53,7 @@ class Given:
 
     arm: str
     seed: int
-    foundations: str
+    drawers: str
     steps: tuple[int, int]
     limit: int | None
 
@@ -74,7 +74,7 @@ def run(given: Given) -> dict[str, Any]:
     """Trains and scores."""
     torch.set_num_threads(1)
     began = time.monotonic()
-    system = emu.founded(given.foundations, given.seed)
+    system = emu.founded(given.drawers, "runs/foundations-tiny", given.seed)
     seeds = [emu.SEED + 10 * given.seed + number for number in range(2)]
     stages: list[Stage] = [
         emu.tiny_pretrain(seeds[0], given.steps[0], **ARMS[given.arm]),
@@ -121,7 +121,7 @@ def together(seeds: Items[Mapping[str, float]]) -> dict[str, Any]:
 def main() -> None:
     """Runs all arms, writes the figures."""
     asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    asked.add_argument("--foundations", required=True)
+    asked.add_argument("--drawers", required=True, help="a run of foundations/drawers")
     asked.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     asked.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     asked.add_argument("--steps", nargs=2, type=int, default=STEPS)
@@ -129,7 +129,7 @@ def main() -> None:
     asked.add_argument("--processes", type=int, default=2)
     given = asked.parse_args()
     steps = (given.steps[0], given.steps[1])
-    wanted = [Given(arm, seed, given.foundations, steps, given.limit) for seed in given.seeds for arm in given.arms]
+    wanted = [Given(arm, seed, given.drawers, steps, given.limit) for seed in given.seeds for arm in given.arms]
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
         found = dict(zip(wanted, pool.map(run, wanted), strict=True))
     report = {}

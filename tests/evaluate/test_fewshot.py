@@ -10,9 +10,9 @@ import torch
 from plait.document import Document, Image, Text
 from plait.errors import ConfigError
 from plait.evaluate import find
+from plait.evaluate.asking import ShapesPrompted
 from plait.evaluate.dialogues import ANSWERS, ShapesDialogueRanking
 from plait.evaluate.fewshot import ShapesFewShot, behind, examples_of, without_pictures
-from plait.evaluate.asking import ShapesPrompted
 from plait.evaluate.shapes import Held
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
@@ -28,7 +28,7 @@ def model() -> Model:
 
 
 def test_an_episode_is_a_pool_and_a_query() -> None:
-    task = ShapesFewShot(count=2, pool=3)
+    task = ShapesFewShot(count=2, shots=(2,), pool=3)
     *pool, query = examples_of(task.episodes()[0])
     assert len(pool) == 6 and [len(one) for one in (*pool, query)] == [2] * 6 + [1]
     prompt = behind(pool[:2], query)
@@ -112,7 +112,10 @@ def test_what_counts_ends_with_the_first_full_stop() -> None:
     assert all(text.startswith("a picture of a ring. based on") for text in model.asked[-8:])
 
 
-def test_answers_of_dialogues_are_ranked(model: Model) -> None:
+def test_answers_of_dialogues_are_ranked() -> None:
+    system = build("tiny")
+    system.converse()
+    model = Model(system)
     task = ShapesDialogueRanking(count=3, candidates=5)
     answers, at = task._candidates("red", 0)
     assert answers[at] == "red" and len(set(answers)) == 5 and set(answers) <= set(ANSWERS)

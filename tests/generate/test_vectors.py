@@ -34,7 +34,7 @@ def batch(system: Emu, documents: list[Document]) -> object:
 
 
 def test_a_cache_changes_nothing(system: Emu, picture: Picture) -> None:
-    documents = [Document([picture(0), "ab", Blank("image")]), Document([picture(1), "cd", Blank("image")])]
+    documents = [Document([picture(0), "ab", Blank("image")]), Document([picture(1), "ab", Blank("image")])]
     made = batch(system, documents)
     cached, anew = continued(system, made, N), recomputed(system, made, N)
     assert cached.shape == (2, N, TINY.language.width)

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from plait.document import Document, Image
-from plait.errors import ConfigError, DocumentError
-from plait.nn.diffusion import scheduler
-from plait.objectives.denoising import KIND, Denoise, ToDraw, latents_of, noise_loss
+from plait.errors import DocumentError
+from plait.objectives.denoising import KIND, Denoise, ToDraw
 from plait.sequence import Batch, Sequence, Slot
 from plait.systems.emu import CANVAS, READER, Emu, build
 
@@ -82,39 +81,3 @@ def test_broken_pictures_count_for_nothing(system: Emu, picture: Picture) -> Non
     none = system.format.collator(train=True)(rows[:1])
     loss = Denoise(canvas=CANVAS)(system, {}, none, torch.Generator())[KIND]
     assert loss.item() == 0 and loss.requires_grad
-
-
-def test_latents_are_those_of_the_vae(system: Emu) -> None:
-    assert system.decoder is not None
-    diffusion = system.decoder.diffusion
-    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
-    found = latents_of(diffusion, pixels, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        given = diffusion.vae.encode(pixels).latent_dist
-    noise = torch.randn(given.mean.shape, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found, (given.mean + given.std * noise) * diffusion.vae.config.scaling_factor)
-
-
-def test_the_loss_is_that_of_the_noise(system: Emu) -> None:
-    assert system.decoder is not None
-    diffusion = system.decoder.diffusion
-    latents, seen = torch.randn(3, 4, 8, 8), torch.randn(3, 5, 128)
-    with torch.no_grad():
-        found = noise_loss(diffusion, latents, seen, torch.Generator().manual_seed(1))
-        generator = torch.Generator().manual_seed(1)
-        noise = torch.randn(latents.shape, generator=generator)
-        time = torch.randint(1000, (3,), generator=generator)
-        kept = scheduler(diffusion.config.scheduler).alphas_cumprod[time][:, None, None, None]
-        noised = kept.sqrt() * latents + (1 - kept).sqrt() * noise
-        predicted = diffusion.unet(noised, time, encoder_hidden_states=seen).sample
-    torch.testing.assert_close(found, (predicted - noise).square().mean((1, 2, 3)))
-
-
-def test_another_prediction_is_refused(system: Emu) -> None:
-    assert system.decoder is not None
-    diffusion = system.decoder.diffusion
-    other = type(diffusion)(
-        replace(diffusion.config, scheduler={**diffusion.config.scheduler, "prediction_type": "v_prediction"})
-    )
-    with pytest.raises(ConfigError, match="predicts 'v_prediction'"):
-        noise_loss(other, torch.zeros(1, 4, 8, 8), torch.zeros(1, 2, 128), torch.Generator())

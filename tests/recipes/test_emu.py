@@ -24,9 +24,9 @@ from plait.evaluate.shapes import Held
 from plait.nn.diffusion import VectorDiffusion
 from plait.nn.lora import LoRA
 from plait.recipes import emu, find, foundations
-from plait.recipes.emu import PRETRAINING, Grounds, Stable, widen
+from plait.recipes.emu import PRETRAINING, Stable, widen
 from plait.systems.emu import CANVAS, EMU_I, TINY, Emu, EmuConfig, build
-from plait.systems.foundations import TINY as FOUNDATIONS
+from plait.systems.foundations import DRAWERS as FOUNDATIONS
 from plait.train.optim import assign
 from plait.train.run import Run, shortened
 from plait.train.stage import Recipe, Stage
@@ -235,43 +235,47 @@ def test_the_decoder_begins_as_stable_diffusion(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- tiny
 
 
-def random_grounds(folder: str) -> Grounds:
-    """Random weights, whatever the folder."""
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        system = foundations.build(FOUNDATIONS, Shapes(seed=0, length=20, mix={"describe": 1.0}))
-        assert TINY.decoder is not None
-        drawer = VectorDiffusion(replace(TINY.decoder, unet={**TINY.decoder.unet, "cross_attention_dim": 48}, steps=2))
-    return Grounds(system.eva, system.blip2.language, system.pieces.model, drawer)
+@pytest.fixture(scope="module")
+def drawers(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Foundations with random weights, which draw in two steps."""
+    torch.manual_seed(2)
+    assert FOUNDATIONS.drawers is not None
+    quick = replace(FOUNDATIONS.drawers, painter=replace(FOUNDATIONS.drawers.painter, steps=2))
+    source = Shapes(seed=0, length=20, mix={"describe": 1.0})
+    system = foundations.build(replace(FOUNDATIONS, drawers=quick), source)
+    return str(save(system, tmp_path_factory.mktemp("drawers") / "saved"))
 
 
 @pytest.fixture
 def grounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emu, "grounds", random_grounds)
+    monkeypatch.setattr(emu, "ensure_drawers", lambda drawers, foundations: Path(drawers))
 
 
 @pytest.mark.usefixtures("grounded")
-def test_foundations_are_taken_and_the_rest_is_new() -> None:
-    given = random_grounds("")
-    system, other = emu.founded("", 0), emu.founded("", 1)
+def test_foundations_are_taken_and_the_rest_is_new(drawers: str) -> None:
+    given = emu.grounds(drawers, "")
+    system, other = emu.founded(drawers, "", 0), emu.founded(drawers, "", 1)
     assert moved(system.vision.state_dict(), given.vision.state_dict()) == set()
     table, old = system.language.embed.weight, given.language.embed.weight
     assert torch.equal(table[: len(old)], old) and len(table) == len(old) + 4
     torch.testing.assert_close(table[-1], old.mean(0))
     assert not torch.equal(system.regression.weight, other.regression.weight)
-    assert torch.equal(system.cformer.queries, emu.founded("", 0).cformer.queries)
+    assert torch.equal(system.cformer.queries, emu.founded(drawers, "", 0).cformer.queries)
     assert isinstance(system.config, EmuConfig) and system.config.image_message == emu.TINY_MESSAGE
+    assert system.decoder is not None
+    vae = {name: one for name, one in given.painter.state_dict().items() if ".vae." in name}
+    assert vae and moved(vae, system.decoder.state_dict()) == set()
 
 
 @pytest.mark.usefixtures("grounded")
-def test_two_steps_of_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_of_every_stage(drawers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "CAPTION_TOKENS", 5)
     few = Held(scenes=1, never_seen=0, three=0)
 
     def fewer(tasks: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(replace(task, held=few) if hasattr(task, "held") else replace(task, count=2) for task in tasks)
 
-    recipe = small(find("emu/tiny"))
+    recipe = small(find("emu/tiny", [f"drawers={drawers}"]))
     stages = tuple(replace(stage, tasks=fewer(stage.tasks)) for stage in recipe.stages)
     folder = go(replace(recipe, stages=stages, tasks=fewer(recipe.tasks)), tmp_path / "run")
     assert [r["stage"] for r in records(folder)] == ["pretrain"] * 2 + ["visual_decoder"] * 2 + ["instruct"] * 2

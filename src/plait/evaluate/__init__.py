@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from plait.checkpoints.outside import from_file, is_outside
 from plait.errors import ConfigError, hint
 from plait.evaluate import shapes
+from plait.evaluate.asking import ShapesPrompted, Steps
 from plait.evaluate.cases import SUBJECTS, ShapesCases
 from plait.evaluate.dialogues import ShapesDialogueRanking
 from plait.evaluate.fewshot import ShapesFewShot
-from plait.evaluate.asking import ShapesPrompted, Steps
 from plait.evaluate.retrieval import ShapesRetrieval
 from plait.generate.model import Model
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from plait.errors import ConfigError, DocumentError
+from plait.errors import DocumentError
 from plait.generate.vectors import continued
-from plait.nn.diffusion import LatentDiffusion, scheduler
+from plait.nn.diffusion import LatentDiffusion
+from plait.objectives.diffusion import noise_loss
 from plait.sequence import Batch, Sequence, Slot, Span, Target
 
 KIND = "picture"
@@ -88,42 +88,8 @@ class Denoise:
         targets = batch.targets.get(KIND)
         if targets is None:  # all are broken: the same graph on all ranks
             pixels = torch.zeros(1, 3, diffusion.config.side, diffusion.config.side, device=seen.device)
-            return {KIND: noise_loss(diffusion, latents_of(diffusion, pixels, generator), seen[:1], generator)[0] * 0.0}
+            return {KIND: noise_loss(diffusion, pixels, seen[:1], generator)[0] * 0.0}
         pixels = batch.slots[self.canvas].pictures[targets.image]
         seen = seen[targets.at // batch.ids.shape[1]]
-        each = noise_loss(diffusion, latents_of(diffusion, pixels, generator), seen, generator)
+        each = noise_loss(diffusion, pixels, seen, generator)
         return {KIND: (each * targets.weight).sum()}
-
-
-@torch.no_grad()
-def latents_of(
-    diffusion: LatentDiffusion, pixels: Float[Tensor, "m 3 y x"], generator: torch.Generator
-) -> Float[Tensor, "m c v u"]:
-    """What the VAE makes of pixels in [-1, 1]: drawn from what it gives, and scaled, as in training."""
-    found = diffusion.vae.encode(pixels.to(diffusion.vae.dtype)).latent_dist
-    noise = torch.randn(found.mean.shape, generator=generator).to(found.mean)
-    scaled: Tensor = (found.mean + found.std * noise).float() * diffusion.vae.config.scaling_factor
-    return scaled
-
-
-def noise_loss(
-    diffusion: LatentDiffusion,
-    latents: Float[Tensor, "m c y x"],
-    seen: Float[Tensor, "m n e"],
-    generator: torch.Generator,
-) -> Float[Tensor, " m"]:
-    """How far the U-Net is from the noise, at a time drawn for each picture: the mean over the numbers of its latents.
-
-    Raises:
-        ConfigError: its scheduler is of a model that predicts something else.
-    """
-    steps = scheduler(diffusion.config.scheduler)
-    if (kind := steps.config.prediction_type) != "epsilon":
-        raise ConfigError(
-            f"a U-Net that predicts {kind!r}: noise is what is trained here; give prediction_type epsilon"
-        )
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    time = torch.randint(steps.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
-    noised = steps.add_noise(latents, noise, time).to(diffusion.unet.dtype)
-    predicted = diffusion.unet(noised, time, encoder_hidden_states=seen.to(diffusion.unet.dtype)).sample
-    return (predicted.float() - noise).square().mean((1, 2, 3))

@@ -5,7 +5,7 @@
     instruct         adapters on the language model, on answers alone (Emu-I)
 
 `paper` has them with the published numbers; what the paper does not say is marked as inferred. `tiny` does all three
-on the shapes world, on two CPU cores, with parts that `foundations/tiny` trained.
+on the shapes world, on two CPU cores, with parts that `foundations/drawers` has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -39,12 +39,12 @@ from plait.generate.engine import Settings
 from plait.nn.diffusion import VectorDiffusion
 from plait.nn.llama import LLaMA
 from plait.nn.lora import LoRAConfig
-from plait.nn.vit import ViT
+from plait.nn.vit import ViT, VITConfig
 from plait.objectives.denoising import Denoise, ToDraw
 from plait.objectives.tokens import NextToken
 from plait.objectives.vectors import NextTokenAndVector
 from plait.recipes.cm3leon import HARD, sources_of
-from plait.recipes.foundations import ensure
+from plait.recipes.foundations import ensure_drawers
 from plait.systems.emu import CANVAS, EMU_I, TINY, WORDS, Emu, vocabulary
 from plait.systems.foundations import Foundations
 from plait.train.adapters import Adapt
@@ -282,12 +282,17 @@ def widen(system: Emu, given: VectorDiffusion) -> None:
 
 
 def tiny(
-    foundations: str = "runs/foundations-tiny", seed: int = 0, regression: bool = True, interleaved: bool = True
+    drawers: str = "runs/foundations-drawers",
+    foundations: str = "runs/foundations-tiny",
+    seed: int = 0,
+    regression: bool = True,
+    interleaved: bool = True,
 ) -> Recipe:
     """All stages on the shapes world.
 
     Args:
-        foundations: a run of `foundations/tiny`, which is trained first where there is none.
+        drawers: a run of `foundations/drawers`, which is trained first where there is none.
+        foundations: the run of `foundations/tiny` that it begins with, likewise.
         seed: another one draws other data and other new parts.
         regression: False leaves the loss on vectors out.
         interleaved: False leaves stories, episodes, videos and the like out of pretraining: pictures with texts alone.
@@ -300,7 +305,7 @@ def tiny(
     )
     return Recipe(
         name="emu/tiny",
-        build=functools.partial(founded, foundations, seed),
+        build=functools.partial(founded, drawers, foundations, seed),
         stages=(
             tiny_pretrain(first, TINY_STEPS["pretrain"], regression, interleaved, tasks=(ShapesFewShot(),)),
             tiny_decoder(second, TINY_STEPS["visual_decoder"], tasks=shown),
@@ -436,36 +441,30 @@ class Grounds(NamedTuple):
     """What Emu begins with."""
 
     vision: ViT
+    sizes: VITConfig
+    """Of the tower."""
     language: LLaMA
     pieces: bytes
     """Of the language model."""
-    drawer: VectorDiffusion
+    painter: VectorDiffusion
     """Draws from texts."""
 
 
-def grounds(foundations: str) -> Grounds:
-    """Of a run of `foundations/tiny`, which is trained first where there is none.
-
-    Raises:
-        ConfigError: a run without a drawer.
-    """
-    folder = directory.find(ensure(foundations))
-    given = directory.load_as(folder, Foundations)
-    if "painter" not in given.parts:
-        raise ConfigError(f"{folder}: has no drawer, which Emu's decoder begins as: train foundations/tiny anew")
-    drawer: Any = given.parts["painter"].module
-    return Grounds(given.eva, given.blip2.language, given.pieces.model, drawer)
+def grounds(drawers: str, foundations: str) -> Grounds:
+    """Of a run of `foundations/drawers`, which is trained first where there is none, on one of `foundations/tiny`."""
+    given = directory.load_as(directory.find(ensure_drawers(drawers, foundations)), Foundations)
+    return Grounds(given.eva, given.config.blip2.vision, given.blip2.language, given.pieces.model, given.painter)
 
 
-def founded(foundations: str, seed: int) -> Emu:
-    """Tower, language model and drawer of a run of `foundations/tiny`, and what is between them, new."""
-    given = grounds(foundations)
-    language, vision = given.language, given.vision.config
+def founded(drawers: str, foundations: str, seed: int) -> Emu:
+    """Tower, language model and painter of a run of `foundations/drawers`, and what is between them, new."""
+    given = grounds(drawers, foundations)
+    language = given.language
     language.extend([range(language.config.vocabulary)] * len(WORDS))  # the mean of all rows, as in the paper
     config = replace(
         TINY,
-        vision=vision,
-        cformer=replace(TINY.cformer, image_width=vision.width),
+        vision=given.sizes,
+        cformer=replace(TINY.cformer, image_width=given.sizes.width),
         language=language.config,
         decoder=None,
         image_message=TINY_MESSAGE,
@@ -474,7 +473,7 @@ def founded(foundations: str, seed: int) -> Emu:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         system = Emu(config, vocabulary(given.pieces))
-        widen(system, given.drawer)
+        widen(system, given.painter)
     system.vision.load_state_dict(given.vision.state_dict())
     system.language.load_state_dict(language.state_dict())
     return system
