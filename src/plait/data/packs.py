@@ -366,7 +366,7 @@ class AlternatingLoader:
             loader.close()
 
 
-def loader(
+def elements_of(
     data: Data | Alternating,
     format: Format,
     rank: int = 0,
