@@ -199,7 +199,9 @@ def seed_tokenizer_config() -> SeedTokenizerConfig:
         branch_heads=2,
         narrowing=(8, 4),
         shared=8,
-        decoder=replace(TINY.decoder, embedding=12, diffusion=replace(diffusion, unet=unet, vae=vae, steps=3, rows=2)),
+        decoder=replace(
+            TINY.decoder, embedding=12, context=0, diffusion=replace(diffusion, unet=unet, vae=vae, steps=3, rows=2)
+        ),
     )
 
 

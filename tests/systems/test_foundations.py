@@ -126,11 +126,13 @@ def test_what_draws_is_parts_too_and_comes_back(drawing: Foundations, tmp_path) 
 
 def test_pictures_are_given_again_in_every_way(drawing: Foundations) -> None:
     texts = [*TEXTS, "A red circle."]
+    values = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pictures = [Image(from_array(value.numpy())) for value in values]
 
     def drawn(way: str, first: int = 0) -> list[torch.Tensor]:
         noise = [torch.Generator().manual_seed(i) for i in range(3)]
         with torch.no_grad():
-            made = drawing.drawings[way](PICTURES[first:], texts[first:], noise[first:])
+            made = drawing.drawings[way](pictures[first:], texts[first:], noise[first:])
         return [torch.from_numpy(np.asarray(one.open()).astype("int32")) for one in made]
 
     assert list(drawing.drawings) == ["vae", "unclip", "painter"]
@@ -139,6 +141,22 @@ def test_pictures_are_given_again_in_every_way(drawing: Foundations) -> None:
         assert [tuple(one.shape) for one in all_of_them] == [(32, 32, 3)] * 3
         assert (all_of_them[2] - last[0]).abs().max() <= 1, way  # its picture, text and noise alone decide
         assert not torch.equal(all_of_them[0], all_of_them[1]), way
+
+
+def test_whitened_latents_give_the_same_pictures(drawing: Foundations) -> None:
+    values = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pictures = [Image(from_array(value.numpy())) for value in values]
+    diffusion = drawing.unclip.diffusion
+    with torch.no_grad():
+        diffusion.vae.quant_conv.bias += 3
+        before = diffusion.vae.encode(values).latent_dist
+        given_back = diffusion.pixels(diffusion.latents(values))
+        drawing.whiten(pictures)
+        latents, after = diffusion.latents(values), diffusion.vae.encode(values).latent_dist
+        torch.testing.assert_close(diffusion.pixels(latents), given_back, atol=1e-4, rtol=1e-4)
+    assert before.mean.mean() > 2
+    assert latents.mean((0, 2, 3)).abs().max() < 0.02 and (latents.std((0, 2, 3)) - 1).abs().max() < 0.02
+    torch.testing.assert_close(after.std / before.std, (after.std / before.std)[:1, :, :1, :1].expand(8, -1, 8, 8))
 
 
 def test_the_painter_looks_at_as_many_symbols_of_every_text(drawing: Foundations) -> None:

@@ -5,8 +5,9 @@
     noise ────────────────────┘
 
 U-Net, VAE and schedulers are those of diffusers, in its own words: configurations are its JSON files, schedulers go by
-name. unCLIP's U-Net looks at the vectors of an empty prompt; its labels are an image embedding with noise of a level,
-and the level. Emu's has no labels, and looks at the vectors that its language model wrote (`VectorDiffusion`).
+name. unCLIP's U-Net looks at the vectors of an empty prompt, and at some made of the embedding if there are any; its
+labels are an image embedding with noise of a level, and the level. Emu's has no labels, and looks at the vectors that
+its language model wrote (`VectorDiffusion`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ STABLE_SCHEDULER: Mapping[str, Any] = {
 
 TINY_UNET: Mapping[str, Any] = {
     "sample_size": 8,
+    "in_channels": 8,
+    "out_channels": 8,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     "block_out_channels": (32, 64),
@@ -57,9 +60,11 @@ TINY_UNET: Mapping[str, Any] = {
 TINY_VAE: Mapping[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 3,
     "up_block_types": ("UpDecoderBlock2D",) * 3,
-    "block_out_channels": (16, 32, 32),
-    "norm_num_groups": 8,
+    "block_out_channels": (16, 16, 32),
+    "latent_channels": 8,
+    "norm_num_groups": 4,
     "sample_size": 32,
+    "scaling_factor": 1.0,
 }
 """For pictures of 32 pixels a side, whose latents have 8."""
 
@@ -132,6 +137,8 @@ class UnCLIPConfig:
     """How much of it; 0 is little, not none."""
     prompt: PromptConfig | None = None
     """None: the U-Net looks at one vector of zeros."""
+    context: int = 0
+    """Vectors beside, made of the embedding: DALL-E 2 has four (section 2.1), Stable Diffusion none."""
 
 
 def diffusers(name: str) -> Any:
@@ -278,6 +285,22 @@ class LatentDiffusion(nn.Module):
         found: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
         return found * self.vae.config.scaling_factor
 
+    @torch.no_grad()
+    def whiten(self, pixels: Float[Tensor, "m 3 height width"]) -> None:
+        """Brings latents to mean 0 and deviation 1 in each channel, those of these pixels; pictures come out the same.
+
+        The VAE's first and last layers that see latents take up the change: its scaling factor stays.
+        """
+        convolve, back = self.vae.quant_conv, self.vae.post_quant_conv
+        found = self.latents(pixels).float() / self.vae.config.scaling_factor
+        mean, deviation = found.mean((0, 2, 3)), found.std((0, 2, 3)).clamp(min=1e-6)
+        c = len(mean)
+        back.bias += back.weight[:, :, 0, 0] @ mean
+        back.weight *= deviation[None, :, None, None]
+        convolve.bias[:c] = (convolve.bias[:c] - mean) / deviation
+        convolve.weight[:c] /= deviation[:, None, None, None]
+        convolve.bias[c:] -= 2 * deviation.log()  # the second half are logarithms of variances
+
     def pixels(self, latents: Float[Tensor, "m c y x"]) -> Float[Tensor, "m 3 height width"]:
         """What the VAE makes of latents."""
         scaled = latents / self.vae.config.scaling_factor
@@ -299,6 +322,8 @@ class UnCLIP(nn.Module):
         self.config = config
         self.diffusion = LatentDiffusion(config.diffusion)
         self.text = TextTower(config.prompt.text, config.prompt.activation) if config.prompt else None
+        width = self.diffusion.unet.config.cross_attention_dim
+        self.context = nn.Linear(config.embedding, config.context * width) if config.context else None
         self.register_buffer("mean", torch.zeros(1, config.embedding))
         self.register_buffer("std", torch.ones(1, config.embedding))
         labels = self.diffusion.unet.config.projection_class_embeddings_input_dim
@@ -333,8 +358,8 @@ class UnCLIP(nn.Module):
         device = vectors.device
         labels = self.labels(vectors, torch.stack(noise).to(device))
         against = torch.zeros_like(labels) if negative is None else self.labels(negative, torch.stack(other).to(device))
-        seen = self.prompt().expand(count, -1, -1)
-        return self.diffusion.draw(torch.stack(latents).to(device), seen, labels, against, guidance=guidance)
+        seen, away = self.seen(labels), self.seen(against)
+        return self.diffusion.draw(torch.stack(latents).to(device), seen, labels, against, away, guidance)
 
     def labels(self, vectors: Float[Tensor, "m d"], noise: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
         """Embeddings with noise of the level, and the level as sines and cosines."""
@@ -343,8 +368,16 @@ class UnCLIP(nn.Module):
         noised = scheduler(self.config.noising).add_noise((vectors.float() - mean) / std, noise, level)
         return torch.cat((noised * std + mean, level_embedding(level, self.config.embedding)), dim=1)
 
+    def seen(self, labels: Float[Tensor, "m f"]) -> Float[Tensor, "m t e"]:
+        """What the U-Net looks at: the prompt, and what is made of the embeddings in labels."""
+        prompt = self.prompt().expand(len(labels), -1, -1)
+        if self.context is None:
+            return prompt
+        vectors = self.context(labels[:, : self.config.embedding].to(self.context.weight.dtype))
+        return torch.cat((prompt, vectors.unflatten(1, (self.config.context, -1))), dim=1)
+
     def prompt(self) -> Float[Tensor, "1 t e"]:
-        """What the U-Net looks at: the states of an empty prompt."""
+        """The states of an empty prompt."""
         prompt = self.config.prompt
         if self.text is None or prompt is None:
             return torch.zeros(1, 1, self.diffusion.unet.config.cross_attention_dim, device=self.mean.device)

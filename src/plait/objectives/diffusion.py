@@ -121,7 +121,7 @@ class DrawEmbedding:
         labels = system.unclip.labels(vectors, torch.randn(vectors.shape, generator=generator).to(vectors.device))
         without = drop(len(labels), self.dropped, generator).to(labels.device)
         labels = labels.masked_fill(without[:, None], 0.0)
-        seen = system.unclip.prompt().expand(len(labels), -1, -1)
+        seen = system.unclip.seen(labels)
         return {"noise": worth * denoising(system.unclip.diffusion, shown, seen, generator, labels).sum()}
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def unclip_stage(sources: dict[str, Source], steps: int) -> Stage:
         _pictures(sources, rows=32, seed=SEED + 6),
         DrawEmbedding(),
         Optimiser(train=("unclip.diffusion.unet.*", "embedder.*"), lr=2e-3),
-        before=(begin_unclip,),
+        before=(Whiten(source=next(iter(sources.values()))), begin_unclip),
         steps=steps,
         ema=0.995,
     )
@@ -228,6 +228,19 @@ def predictor(system: Any) -> Predictor:
 def begin_bridge(system: Any) -> None:
     """Gives the bridge what the Q-Former has learned, but for its text branch."""
     _take(system.blip2.qformer, system.qformer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whiten:
+    """Brings the latents of a source's first pictures to mean 0 and deviation 1: what noise is added to must be so."""
+
+    source: Source
+    pictures: int = 256
+
+    def __call__(self, system: Any) -> None:
+        """Pictures come out of the VAE as before."""
+        count = min(self.pictures, len(self.source))
+        system.whiten([picture for i in range(count) for picture in self.source[i].images])
 
 
 def begin_unclip(system: Any) -> None:

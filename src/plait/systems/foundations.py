@@ -234,6 +234,10 @@ class Foundations(System):
         """That of both that draw: the painter has a copy."""
         return self.unclip.diffusion.vae
 
+    def whiten(self, pictures: Items[Image]) -> None:
+        """Brings the VAE's latents, those of these pictures, to mean 0 and deviation 1 (`LatentDiffusion.whiten`)."""
+        self.unclip.diffusion.whiten(from_clip(self._pixels(pictures)))
+
     def look(self, ids: Int[Tensor, "m t"], real: Bool[Tensor, "m t"]) -> Float[Tensor, "m n e"]:
         """What the painter looks at; `real` is false where a text has no symbol, and everywhere for no text."""
         assert self.config.drawers, "nothing draws"
@@ -278,7 +282,7 @@ class Foundations(System):
     @property
     def parts(self) -> Mapping[str, Part]:
         """Those that other systems take, and `projection`, which leads from the bridge to the language model."""
-        modules = {
+        modules: dict[str, nn.Module | None] = {
             "clip": self.clip,
             "eva": self.blip2.vision,
             "vision_norm": self.blip2.vision_norm,

@@ -139,7 +139,7 @@ _TINY_UNCLIP = UnCLIPConfig(
             **UNCLIP_SD21.diffusion.unet,
             **TINY_UNET,
             "attention_head_dim": (2, 4),
-            "cross_attention_dim": 32,
+            "cross_attention_dim": 64,
             "projection_class_embeddings_input_dim": 192,
         },
         vae=TINY_VAE,
@@ -149,6 +149,7 @@ _TINY_UNCLIP = UnCLIPConfig(
     ),
     embedding=96,
     noising=UNCLIP_SD21.noising,
+    context=16,  # labels go to all places alike: looked at, each place finds its own
 )
 TINY = SeedTokenizerConfig(
     vision=VITConfig(image_size=32, patch=8, width=128, depth=4, heads=4, hidden=512),
