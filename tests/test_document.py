@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.document import Blank, Document, Image, Piece, Text, Turn, Video, middles
+from plait.document import Blank, Document, Image, Piece, Text, Turn, Video, joined, middles
 from plait.errors import DocumentError, ImageError
 
 names = st.text("abc/.é ", min_size=1, max_size=8).filter(lambda name: not name.startswith("/")).map(Path)
@@ -244,6 +244,16 @@ def test_documents_stand_before_another() -> None:
             Document("c").behind([wrong])
     with pytest.raises(DocumentError, match="'before' is a list, not dict"):
         Document.from_json({"pieces": [], "before": {}})
+
+
+def test_documents_are_joined() -> None:
+    picture = Image(PIL.Image.new("RGB", (2, 2)))
+    first, second = Document(["a", picture]), Document("b").behind([Document("c")])
+    assert joined([first, second]).pieces == (*first.pieces, *second.pieces) and not joined([first, second]).before
+    talk = Document([Turn("user", "d"), Turn("assistant", "e")])
+    assert joined([talk, talk]).turns == talk.turns * 2 and joined([]) == Document()
+    with pytest.raises(DocumentError, match="1 conversations of 2 documents to be joined: give all as pieces"):
+        joined([first, talk])
 
 
 def test_frames_of_a_video_from_the_middles_of_equal_parts() -> None:

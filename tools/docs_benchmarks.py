@@ -92,6 +92,23 @@ def guided() -> list[Row]:
     ]
 
 
+def kosmos1() -> list[Row]:
+    """The figures of KOSMOS-1's replies."""
+    ways = {"packed": "as loaded", "compiled": "compiled"}
+    return [
+        Row(
+            "kosmos1",
+            (size, f"batch {batch}", way),
+            f"KOSMOS-1, {size}, batch {batch}, {said}: a picture read, 64 ids said",
+            aim,
+            optional=True,  # sizes and ways are chosen on the command line
+        )
+        for size, aim in (("10m", "2"), ("100m", "1.15"))
+        for batch in ("1", "8")
+        for way, said in ways.items()
+    ]
+
+
 ROWS = (
     Row("step", ("padded",), "packed step, against one document a row", "2"),
     Row("step", ("plain, packed",), "packed step, against a plain loop on the same rows, dense mask", "1"),
@@ -100,6 +117,7 @@ ROWS = (
     *decoding("100m", "1.15", "1.3"),
     *reading(),
     *guided(),
+    *kosmos1(),
     Row("loader", ("loader",), "loader, against bare decoding", "0.97"),
     Row("loader", ("fast",), "fast way to read JPEG, against the exact one", "1.8"),
 )
@@ -123,10 +141,10 @@ the versions. `python benchmarks/<name>.py` measures again. Two cores, no GPU.
 
 How many times as fast Plait is as what stands beside it: the median over pairs of runs in one process, with quartiles.
 The peer in decoding is transformers' `LlamaForCausalLM` with the same weights, that of EVA's tower and the Q-Former its
-`Blip2VisionModel` and `Blip2QFormerModel`, and that of pictures of 256 and 1,024 codes its `OPTForCausalLM` with the
-weights of a CM3Leon; bare products are the matrix products of the same work by PyTorch's linear layers and nothing
-else, or by packed ones, where 1 cannot be passed. As loaded: what `plait.load` gives; compiled: with `compile=True`,
-which takes some minutes at first.
+`Blip2VisionModel` and `Blip2QFormerModel`, that of KOSMOS-1 its `Kosmos2ForConditionalGeneration`, and that of pictures
+of 256 and 1,024 codes its `OPTForCausalLM` with the weights of a CM3Leon; bare products are the matrix products of the
+same work by PyTorch's linear layers and nothing else, or by packed ones, where 1 cannot be passed. As loaded: what
+`plait.load` gives; compiled: with `compile=True`, which takes some minutes at first.
 
 | | ratio | quartiles | aim | commit |
 | --- | --- | --- | --- | --- |

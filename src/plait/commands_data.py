@@ -24,8 +24,9 @@ class DataImport:
     """Turn a folder of pictures and words into shards.
 
     KIND is captions (an image folder and a caption table), classes (a folder for each class), coco (COCO's captions:
-    JSON files and image folders), webdataset (tars of images with captions, as img2dataset writes them) or storyboard
-    (videos, or sheets of their frames, with subtitles).
+    JSON files and image folders), webdataset (tars of images with captions, as img2dataset writes them), storyboard
+    (videos, or sheets of their frames, with subtitles) or pages (pages of the web: WARC files, or saved as HTML with
+    their images).
     """
 
     kind: Positional[str]
@@ -34,7 +35,7 @@ class DataImport:
     table: Path | None = None
     """Caption table, where it is not found by itself; of captions."""
     images: Path | None = None
-    """Image folder, likewise; of captions and coco."""
+    """Image folder, likewise; of captions and coco. Of pages, one that is looked into besides."""
     split: tuple[str, ...] = ()
     """NAME=FILE: what makes up a split. For captions, a list of picture names; for coco, a JSON."""
     template: tuple[str, ...] = ()

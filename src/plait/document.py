@@ -277,6 +277,20 @@ def _address(image: Image, root: str | Path) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def joined(documents: Sequence[Document]) -> Document:
+    """Documents as one: their pieces one after the other, or their turns; those before them are left out.
+
+    Raises:
+        DocumentError: some are conversations, others are not.
+    """
+    spoken = sum(bool(document.turns) for document in documents)
+    if spoken and spoken < len(documents):
+        raise DocumentError(f"{spoken} conversations of {len(documents)} documents to be joined: give all as pieces")
+    if spoken:
+        return Document([turn for document in documents for turn in document.turns])
+    return Document([piece for document in documents for piece in document.pieces])
+
+
 def _to_json(piece: Piece, root: str | Path) -> dict[str, Any]:
     match piece:
         case Text(text):

@@ -189,11 +189,11 @@ def test_no_row_of_a_stream_is_without_inputs(format: CM3LeonFormat) -> None:
 
 
 def test_documents_are_shuffled_anew_in_each_epoch() -> None:
-    epochs = [[in_order(plain(texts(20)))[i].text for i in range(20 * e, 20 * e + 20)] for e in range(3)]
+    epochs = [[in_order(plain(texts(20)))[i][1].text for i in range(20 * e, 20 * e + 20)] for e in range(3)]
     assert all(sorted(epoch) == sorted(d.text for d in texts(20)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     still = in_order(plain(texts(20), shuffle=False))
-    assert [still[i].text for i in range(40)] == [d.text for d in texts(20)] * 2
+    assert [still[i][1].text for i in range(40)] == [d.text for d in texts(20)] * 2
 
 
 def test_a_source_smaller_than_a_window_repeats(format: CM3LeonFormat) -> None:
@@ -211,11 +211,60 @@ def test_shares_of_a_mixture() -> None:
 
     def drawn(count: int, **changes: Any) -> Counter[str]:
         order = in_order(replace(Data(sources={"a": a, "b": b}, rows=1, length=9), **changes))
-        return Counter(order[i].text[0] for i in range(count))
+        drawn = [order[i] for i in range(count)]
+        assert all(source == document.text[0] for source, document in drawn)
+        return Counter(source for source, _ in drawn)
 
     assert drawn(80, shares={"a": 3.0, "b": 1.0}) == {"a": 60, "b": 20}
     assert drawn(90) == {"a": 10, "b": 80}  # in proportion to their lengths
     assert drawn(40, shares={"a": 0.5, "b": 0.5}) == {"a": 20, "b": 20}
+
+
+def test_shares_of_elements(format: CM3LeonFormat) -> None:
+    """Documents of one source are three times as long, and are drawn a third as often."""
+    short, long = ([Document(name * n) for _ in range(90)] for name, n in (("a", 7), ("b", 27)))
+    lengths = [len(format.layout(source[0])) for source in (short, long)]
+    data = Data(
+        sources={"a": short, "b": long}, shares={"a": 1.0, "b": 1.0}, measure="elements", rows=4, length=60, window=60
+    )
+    shares = Elements(data, format)._shares()
+    assert shares["a"] / shares["b"] == pytest.approx(lengths[1] / lengths[0]) and lengths[1] > 2 * lengths[0]
+    drawn = Counter(in_order(data, shares)[i][0] for i in range(120))
+    assert drawn["a"] * lengths[0] == pytest.approx(drawn["b"] * lengths[1], rel=0.1)
+    with pytest.raises(ConfigError, match="no shares, which are to be of elements"):
+        replace(data, shares={})
+
+
+def test_joined_sources_stand_in_blocks_beside_the_others(format: CM3LeonFormat) -> None:
+    """Text goes on from row to row, cut where a block is full; documents with a row to share stay whole."""
+    apart = [Document("!" * 20) for _ in range(10)]
+    data = Data(
+        sources={"apart": apart, "texts": texts(40)},
+        shares={"apart": 1.0, "texts": 3.0},
+        joined=("texts",),
+        rows=2,
+        length=60,
+        window=40,
+        shuffle=False,
+    )
+    elements = Elements(data, format)
+    window = elements._window(0).rows
+    laid = [format.layout(document).ids().tolist() for document in texts(30)]
+    blocks = [
+        one.ids().tolist()
+        for row in window
+        for one in row
+        if one.ids().tolist() != format.layout(apart[0]).ids().tolist()
+    ]
+    assert sorted(map(len, blocks))[1:] == [61] * (len(blocks) - 1)
+    assert sorted(id for block in blocks for id in block) == sorted(id for ids in laid for id in ids)
+    whole = [one for row in window for one in row if len(one) == len(format.layout(apart[0]))]
+    assert len(whole) == 10 and elements[0]["skipped"] == 0
+    broken = replace(data, sources={**data.sources, "texts": [Document([Blank("text")] * 9), *texts(39)]})
+    assert Elements(broken, format)._window(0).skipped == 1
+    for wrong in ({"joined": ("other",)}, {"policy": "stream"}):
+        with pytest.raises(ConfigError, match="name sources that there are, and pack isolated or alone"):
+            replace(data, **wrong)
 
 
 # ------------------------------------------------------------------------------------------- what goes wrong

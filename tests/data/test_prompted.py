@@ -7,7 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
-from plait.data.prompted import Asked, BothOrders, Captioned, Pages, Requested, Shown, Templated, Unspoken
+from plait.data.prompted import (
+    Asked,
+    BothOrders,
+    Captioned,
+    Pages,
+    Requested,
+    Several,
+    Shown,
+    Spoken,
+    Templated,
+    spoken,
+)
 from plait.document import Blank, Document, Image, Text, Turn, Video
 from plait.errors import ConfigError, DocumentError
 from plait.text.tasks import TASKS
@@ -152,10 +163,23 @@ def test_pictures_of_pages_change_places_by_number(picture: Picture) -> None:
     assert [pages[i] for i in range(40)] == [Pages(source=source, swap=0.5, seed=3)[i] for i in range(40)]
 
 
-def test_conversations_can_stand_in_pieces() -> None:
-    asked = Document(
-        [Turn("user", ["what?"]), Turn("assistant", "that"), Turn("user", "and?"), Turn("assistant", "no")]
-    )
-    source = Unspoken(source=[asked, Document("as it is")])
-    assert len(source) == 2 and not source[0].turns
-    assert source[0].text == "what? that and? no" and source[1] == Document("as it is")
+def test_conversations_are_spoken_as_text(picture: Picture) -> None:
+    shown = picture(0)
+    talk = Document([Turn("user", ["look: ", shown, "what?"]), *TALK.turns[1:], *TALK.turns])
+    source = Spoken(source=[talk, Document(["as it is", shown])], template="Q: {question} A:")
+    assert len(source) == 2 and source[1].pieces == (Text("as it is"), shown)
+    said = [Text("Q: what? A:"), Text("Yes!."), Text("Q: and? A:"), Text("Yes!.")]
+    assert source[0].pieces == (Text("look: "), shown, *said)
+    ended = Document([Turn("user", [shown]), Turn("assistant", "A dot. ")])
+    assert spoken(ended).pieces == (shown, Text("A dot."))
+
+
+def test_several_documents_in_turn_are_one() -> None:
+    source = [Document(str(i)) for i in range(10)]
+    several = Several(source=source, counts=(1, 3))
+    assert len(several) == 5 and [several[i].text for i in range(5)] == ["0", "123", "4", "567", "8"]
+    assert several[5].text == "901"
+    with pytest.raises(DocumentError, match="1 conversations of 2 documents to be joined"):
+        Several(source=[TALK, Document("0")], counts=(2,))[0]
+    with pytest.raises(ConfigError, match="give numbers of documents, each at least 1"):
+        Several(source=source, counts=(0,))

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from plait.document import Document, Image, Text
+from plait.document import Document, Image, Text, joined
 from plait.errors import ConfigError
 from plait.evaluate import find
 from plait.evaluate.asking import ShapesPrompted
 from plait.evaluate.dialogues import ANSWERS, ShapesDialogueRanking
-from plait.evaluate.fewshot import ShapesFewShot, behind, examples_of, without_pictures
+from plait.evaluate.fewshot import ShapesFewShot, examples_of, without_pictures
 from plait.evaluate.shapes import Held
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
@@ -31,7 +31,7 @@ def test_an_episode_is_a_pool_and_a_query() -> None:
     task = ShapesFewShot(count=2, shots=(2,), pool=3)
     *pool, query = examples_of(task.episodes()[0])
     assert len(pool) == 6 and [len(one) for one in (*pool, query)] == [2] * 6 + [1]
-    prompt = behind(pool[:2], query)
+    prompt = joined([*pool[:2], query])
     assert [type(piece) for piece in prompt] == [Image, Text, Image, Text, Image]
     assert [len(one.images) for one in without_pictures(pool)] == [0] * 6
 
@@ -43,7 +43,7 @@ class Told:
         self.system = system
         self.prompts: list[Document] = []
 
-    def score(self, prompt: Document, candidates: list[str]) -> list[float]:
+    def score(self, prompt: Document, candidates: list[str], ended: bool = True) -> list[float]:
         self.prompts.append(prompt)
         texts = [piece.text for piece in prompt if isinstance(piece, Text)]
         return [float(bool(texts) and texts[-1] == one) for one in candidates]

@@ -28,6 +28,7 @@ NEEDED = {
     "minigpt4/paper": ("base={}", "data={}", "curated={}"),
     "minigpt4/v2": ("base={}", "data={}"),
     "seed/paper": ("base={}", "data={{captions: {}}}"),
+    "kosmos1/paper": ("base={}", "data={{captions: {}}}"),
 }
 """Arguments without a default, for a directory."""
 FILE = """

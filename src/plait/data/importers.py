@@ -2,8 +2,8 @@
 
 `captions`: a folder of pictures and a table with the columns `image` and `caption`. `classes`: a folder for each
 class. `coco`: pictures and captions in COCO's JSON. `webdataset`: tars of pictures with captions. `storyboard`: videos
-with subtitles. Pictures go in with their bytes unchanged, after they were decoded once; what is missing, double or
-broken is left out, counted and listed in `report.json`.
+with subtitles. `pages`: pages of the web. Pictures go in with their bytes unchanged, after they were decoded once; what
+is missing, double or broken is left out, counted and listed in `report.json`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from plait.data.intake import (
     visible,
     write_shards,
 )
+from plait.data.pages import PagesReport, pages
 from plait.data.shards import SHARD_SIZE
 from plait.data.storyboard import storyboard
 from plait.data.webdataset import webdataset
@@ -121,12 +122,13 @@ def classes(
     return write_shards("classes", source, out, entries, skips, unique=True, shard_size=shard_size)
 
 
-KINDS: dict[str, Callable[..., ImportReport]] = {
+KINDS: dict[str, Callable[..., ImportReport | PagesReport]] = {
     "captions": captions,
     "classes": classes,
     "coco": coco,
     "webdataset": webdataset,
     "storyboard": storyboard,
+    "pages": pages,
 }
 
 

@@ -38,6 +38,8 @@ _JOINED: dict[PackPolicy, Callable[[list[Sequence], int], list[Sequence]]] = {
     "complete": pack_complete,
 }
 """Policies under which transforms work on blocks of several documents."""
+SAMPLE = 64
+"""Documents of each source that are laid out to know how many elements they have."""
 
 
 class Source(Protocol):
@@ -55,6 +57,8 @@ class Data:
     sources: Mapping[str, Source]
     shares: Mapping[str, float] = field(default_factory=dict)
     """Share of each source; none given: in proportion to their lengths."""
+    measure: Literal["documents", "elements"] = "documents"
+    """What shares are of; elements as in the first documents of each source (`SAMPLE`)."""
     rows: int
     """Rows of an element: the micro-batch over all ranks."""
     length: int
@@ -62,6 +66,9 @@ class Data:
     policy: PackPolicy = "isolated"
     """Isolated: documents share rows, and do not see each other; alone: each has a row; stream: joined, and cut;
     complete: joined where they fit whole, and what stands behind sees what stands before (metaseq's break modes)."""
+    joined: tuple[str, ...] = ()
+    """Sources whose documents are joined into blocks (`Format.blocks`), each of which is then packed as a document:
+    text beside pictures, as KOSMOS-1's."""
     reads: Literal["documents", "pictures"] = "documents"
     """Pictures: each picture by itself, for what is trained on pixels."""
     transforms: tuple[Transform, ...] = ()
@@ -81,6 +88,13 @@ class Data:
         unknown = set(self.shares) - set(self.sources)
         if unknown or (self.shares and set(self.shares) != set(self.sources)):
             raise ConfigError(f"shares of {sorted(self.shares)} for sources {sorted(self.sources)}: give one for each")
+        if self.measure == "elements" and not self.shares:
+            raise ConfigError("no shares, which are to be of elements: give one for each source")
+        if set(self.joined) - set(self.sources) or (self.joined and self.policy not in ("isolated", "alone")):
+            raise ConfigError(
+                f"joined {sorted(self.joined)} of the sources {sorted(self.sources)} under the policy {self.policy}: "
+                "name sources that there are, and pack isolated or alone"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +130,20 @@ class _Window:
     rows: list[list[Sequence]]
     skipped: int
     cut: int
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A source whose elements tell its name."""
+
+    name: str
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> tuple[str, Document]:
+        return self.name, self.source[i]
 
 
 class Elements:
@@ -194,12 +222,18 @@ class Elements:
             self._windows.move_to_end(number)
             return self._windows[number]
         if self._documents is None:
-            self._documents = in_order(self.data)
+            self._documents = in_order(self.data, self._shares())
         sequences: list[Sequence] = []
+        texts: list[Document] = []
         skipped = cut = 0
         for g in range(number * self.data.window, (number + 1) * self.data.window):
             try:
-                made = self._sequences(self._documents[g], g)
+                source, document = self._documents[g]
+                if source in self.data.joined:
+                    list(self.format.blocks([document], self.data.length + 1))  # whether it can be one
+                    texts.append(document)
+                    continue
+                made = self._sequences(document, g)
             except DocumentError:
                 skipped += 1
                 continue
@@ -208,6 +242,8 @@ class Elements:
                 cut += sum(len(sequence) > limit for sequence in made)
                 made = [sequence.cut(0, limit) for sequence in made]
             sequences += made
+        blocks = self.format.blocks(texts, self.data.length + 1)
+        sequences += [self._transformed(block, number, i) for i, block in enumerate(blocks) if len(block) > 1]
         if joined := _JOINED.get(self.data.policy):
             blocks = joined(sequences, self.data.length)
             blocks = [self._transformed(block, number, i) for i, block in enumerate(blocks)]
@@ -225,6 +261,20 @@ class Elements:
         if len(self._windows) > 3:
             self._windows.popitem(last=False)
         return self._windows[number]
+
+    def _shares(self) -> Mapping[str, float]:
+        """Of documents."""
+        if self.data.measure == "documents":
+            return self.data.shares
+        return {name: share / self._mean(self.data.sources[name]) for name, share in self.data.shares.items()}
+
+    def _mean(self, source: Source) -> float:
+        """Elements of its first documents."""
+        lengths = []
+        for i in range(min(SAMPLE, len(source))):
+            with contextlib.suppress(DocumentError):
+                lengths.append(min(len(self.format.layout(source[i])), self.data.length + 1))
+        return sum(lengths) / len(lengths) if lengths else 1.0
 
     def _sequences(self, document: Any, g: int) -> list[Sequence]:
         if not isinstance(document, Document):
@@ -247,14 +297,17 @@ class Elements:
         return sequence
 
 
-def in_order(data: Data) -> Any:
-    """The documents in global order: each source shuffled anew in each epoch, mixed by shares, without end."""
+def in_order(data: Data, shares: Mapping[str, float] | None = None) -> Any:
+    """(source, document) in global order: each source shuffled anew in each epoch, mixed by shares, without end.
+
+    Args:
+        shares: of documents, in place of the data's own.
+    """
     grain = _grain()
-    lengths = {name: len(source) for name, source in data.sources.items()}
-    shares = data.shares or lengths
+    shares = shares or data.shares or {name: len(source) for name, source in data.sources.items()}
     parts = []
-    for i, (_, source) in enumerate(sorted(data.sources.items())):
-        part = grain.MapDataset.source(source).seed(data.seed + i)
+    for i, (name, source) in enumerate(sorted(data.sources.items())):
+        part = grain.MapDataset.source(_Named(name, source)).seed(data.seed + i)
         parts.append((part.shuffle() if data.shuffle else part).repeat())
     if len(parts) == 1:
         return parts[0]

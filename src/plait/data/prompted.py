@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.data.packs import Source
-from plait.document import Document, Image, Piece, Text, Turn, Video
+from plait.document import Document, Image, Piece, Text, Turn, Video, joined
 from plait.errors import ConfigError, DocumentError, hint
+from plait.text.questions import QUESTION
 from plait.text.requests import TASKS
 from plait.text.tasks import Template
 from plait.text.templates import caption
@@ -182,24 +183,6 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unspoken:
-    """Conversations in pieces, as a page has them that nobody speaks on: what is asked, and the answers behind it."""
-
-    source: Source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, i: int) -> Document:
-        """Document i."""
-        document = self.source[i]
-        pieces: list[Piece] = []
-        for turn in document.turns:
-            pieces += [Text(" "), *turn.pieces] if pieces else turn.pieces
-        return Document(pieces or document.pieces)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pages:
     """Documents of texts and pictures, up to `images` pictures and the texts behind the last of them.
 
@@ -230,6 +213,60 @@ class Pages:
             if swapped and at + 1 < len(kept) and isinstance(kept[at + 1], Text):
                 kept[at], kept[at + 1] = kept[at + 1], kept[at]
         return Document(kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """Conversations as the text of pages (`spoken`), for models that are not spoken to; other documents as they are."""
+
+    source: Source
+    template: str = QUESTION
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Document:
+        """Document i."""
+        document = self.source[i]
+        return spoken(document, self.template) if document.turns else document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several:
+    """Neighbours of a source as one document, as few-shot prompts are: of `counts` documents in turn."""
+
+    source: Source
+    counts: tuple[int, ...] = (2, 3, 4)
+
+    def __post_init__(self) -> None:
+        if not self.counts or min(self.counts) < 1:
+            raise ConfigError(f"counts={self.counts}: give numbers of documents, each at least 1")
+
+    def __len__(self) -> int:
+        return max(1, len(self.source) * len(self.counts) // sum(self.counts))
+
+    def __getitem__(self, i: int) -> Document:
+        """Document i.
+
+        Raises:
+            DocumentError: conversations and others stand beside each other.
+        """
+        rounds, at = divmod(i, len(self.counts))
+        first = rounds * sum(self.counts) + sum(self.counts[:at])
+        return joined([self.source[(first + j) % len(self.source)] for j in range(self.counts[at])])
+
+
+def spoken(document: Document, template: str = QUESTION) -> Document:
+    """The pieces of a conversation: the last words of each of the user's turns by the template, answers with a dot."""
+    pieces: list[Piece] = []
+    for turn in document.turns:
+        *before, last = turn.pieces
+        if isinstance(last, Text) and turn.role == "user":
+            last = Text(template.format(question=last.text))
+        elif isinstance(last, Text):
+            last = Text(last.text.rstrip().removesuffix(".") + ".")
+        pieces += [*before, last]
+    return Document(pieces)
 
 
 def _which(i: int, source: Source, ways: int) -> tuple[int, int]:

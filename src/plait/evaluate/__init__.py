@@ -15,9 +15,17 @@ from plait.errors import ConfigError, hint
 from plait.evaluate import shapes
 from plait.evaluate.asking import ShapesPrompted, Steps
 from plait.evaluate.cases import SUBJECTS, ShapesCases
+from plait.evaluate.choices import (
+    ShapesCommonsense,
+    ShapesDescriptions,
+    ShapesMatrices,
+    ShapesNames,
+    ShapesOpinions,
+)
 from plait.evaluate.dialogues import ShapesDialogueRanking
 from plait.evaluate.fewshot import ShapesFewShot
 from plait.evaluate.retrieval import ShapesRetrieval
+from plait.evaluate.shots import ShapesEpisodes, ShapesPages, ShapesShots
 from plait.generate.model import Model
 
 Scores = Mapping[str, Any]
@@ -60,6 +68,15 @@ TASKS: dict[str, Factory] = {
     "shapes/asking": lambda limit: [
         ShapesPrompted(held=shapes.Held.at_most(limit), steps=steps, looks=looks) for steps, looks in _WAYS
     ],
+    "shapes/few-shot": lambda limit: [ShapesShots.at_most(limit)],
+    "shapes/episodes": lambda limit: [ShapesEpisodes.at_most(limit)],
+    "shapes/pages": lambda limit: [ShapesPages.at_most(limit)],
+    "shapes/matrices": lambda limit: [ShapesMatrices.at_most(limit)],
+    "shapes/opinions": lambda limit: [ShapesOpinions.at_most(limit)],
+    "shapes/opinions-steps": lambda limit: [ShapesOpinions.at_most(limit, steps=True)],
+    "shapes/descriptions": lambda limit: [ShapesDescriptions.at_most(limit)],
+    "shapes/commonsense": lambda limit: [ShapesCommonsense.at_most(limit)],
+    "shapes/names": lambda limit: [ShapesNames.at_most(limit)],
     **{f"shapes/{name}": partial(_cases, name) for name in SUBJECTS},
 }
 

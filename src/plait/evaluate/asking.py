@@ -8,10 +8,11 @@ from typing import Any, Literal
 from plait.data.shapes.looked import Looked
 from plait.data.shapes.questions import Question, correct
 from plait.data.shapes.source import Shapes
-from plait.document import Document, Text
+from plait.document import Document, Text, joined
 from plait.errors import ConfigError
-from plait.evaluate.fewshot import behind, without_pictures
-from plait.evaluate.shapes import ANSWER_TOKENS, CAPTION_TOKENS, Held, Item
+from plait.evaluate.fewshot import without_pictures
+from plait.evaluate.prompting import ANSWER_TOKENS
+from plait.evaluate.shapes import CAPTION_TOKENS, Held, Item
 from plait.generate.engine import Settings
 from plait.generate.model import Model
 from plait.text.instructions import LOOK, asked_of, step_two
@@ -75,7 +76,7 @@ class ShapesPrompted:
         text = asked_of(question.text) if self.steps == "one" else step_two(caption, question.text)
         looked = self.steps == "one" or self.looks
         picture = [self.held.picture(item.example.scene)] if looked else []
-        return behind(without_pictures(self._examples()), Document([*picture, Text(text)]))
+        return joined([*without_pictures(self._examples()), Document([*picture, Text(text)])])
 
     def _captions(self, model: Model, items: list[Item]) -> list[str]:
         """What the model says of each picture, up to the first full stop."""

@@ -7,14 +7,12 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from plait.data.shapes.episodes import Episode, Episodes
 from plait.document import Document
 from plait.errors import ConfigError
+from plait.evaluate.prompting import AtRandom, FewShot, Nearest, best, rank
 from plait.generate.model import Model
 from plait.retrieval.embed import Embedder
-from plait.retrieval.examples import most_alike
 
 SHOTS = (0, 2, 4, 8)  # of Emu's table 3
 
@@ -80,28 +78,20 @@ class ShapesFewShot:
         return {**scores, "chance": 1 / self.ways, "n": self.count}
 
     def _accuracy(self, model: Model, episodes: Items[Episode], k: int, embedder: Embedder | None) -> float:
-        right = 0
+        prompts = []
         for number, episode in enumerate(episodes):
             *pool, query = examples_of(episode)
-            if embedder is None:
-                chosen = np.random.default_rng((self.seed, number)).permutation(len(pool))[:k].tolist()
-            else:
-                (chosen,) = most_alike(embedder, pool, [query], k)
-            prompt = behind([pool[i] for i in chosen], query)
-            scores = model.score(prompt, [candidate.text for candidate in episode.candidates])
-            right += max(range(len(scores)), key=scores.__getitem__) == episode.right
-        return right / len(episodes)
+            choose = AtRandom(self.seed) if embedder is None or not k else Nearest.of(pool, embedder)
+            prompts.append(FewShot(pool, k, choose)(query, number))
+        scores = rank(model, prompts, [[one.text for one in episode.candidates] for episode in episodes])
+        right = [best(found) == episode.right for found, episode in zip(scores, episodes, strict=True)]
+        return sum(right) / len(right)
 
 
 def examples_of(episode: Episode) -> list[Document]:
     """The pictures of an episode, each with its sentence; and the last, without one."""
     pieces = episode.prompt.pieces
     return [Document(pieces[at : at + 2]) for at in range(0, len(pieces), 2)]
-
-
-def behind(examples: Items[Document], query: Document) -> Document:
-    """A prompt in pieces behind others: few-shot is the document of what stands one after the other."""
-    return Document([piece for one in (*examples, query) for piece in one.pieces])
 
 
 def without_pictures(examples: Items[Document]) -> list[Document]:

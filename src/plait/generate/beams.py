@@ -252,7 +252,7 @@ class FairseqSearch(BeamSearch):
         total: the sum of their log-probabilities, but that of the first.
         released: as the program of KOSMOS-2 does by accident, nothing is barred at the first id, and an end that comes
             first ends nothing.
-        stop, random: as of `BeamSearch`.
+        allowed, stop, random: as of `BeamSearch`.
     """
 
     def __init__(
@@ -263,10 +263,11 @@ class FairseqSearch(BeamSearch):
         prompt: Items[int],
         total: float,
         released: bool = False,
+        allowed: Callable[[int, list[int]], Items[int]] | None = None,
         stop: Callable[[Tensor], bool] | None = None,
         random: np.random.Generator | None = None,
     ) -> None:
-        super().__init__(settings, ends, said=prompt, stop=stop, random=random)
+        super().__init__(settings, ends, said=prompt, allowed=allowed, stop=stop, random=random)
         self._total = total
         self._released = released
 

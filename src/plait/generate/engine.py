@@ -71,6 +71,8 @@ class Settings:
     """Of beams: replies are compared by log-probability / length^length_penalty."""
     early_stopping: bool | Literal["never"] = False
     """Of beams: `plait.generate.beams.Beams`."""
+    among: tuple[str, ...] = ()
+    """The reply is one of these texts, the best that the beams find along the tree of their ids."""
     search: Literal["transformers", "fairseq", "fairseq_released"] = "transformers"
     """By whose rules beams, or one, are searched: `plait.generate.beams.BeamSearch`, `FairseqSearch`, and the latter
     with what KOSMOS-2's program does at the first id."""
@@ -84,7 +86,7 @@ class Settings:
     @property
     def searched(self) -> bool:
         """Whether the reply is the end of a search."""
-        return self.beams > 1 or self.search != "transformers"
+        return self.beams > 1 or bool(self.among) or self.search != "transformers"
 
     @property
     def guided(self) -> Guidance:

@@ -55,6 +55,7 @@ class Overrides(TypedDict, total=False):
     beams: int
     length_penalty: float
     early_stopping: bool | Literal["never"]
+    among: tuple[str, ...]
     search: Literal["transformers", "fairseq", "fairseq_released"]
 
 

@@ -12,6 +12,7 @@ from plait.document import Document, Piece, Text
 from plait.errors import ConfigError, InputError
 from plait.generate.beams import Beams, BeamSearch, FairseqSearch, Hypothesis, beam_search
 from plait.generate.engine import Reply, Settings, following, noise, prompt
+from plait.generate.trie import Trie
 from plait.nn.attention import KVCache
 from plait.sequence import Sequence
 from plait.systems.base import Emitted, Forced, Grammar, Next, Stop, System
@@ -22,7 +23,7 @@ def search(system: System, document: Document, settings: Settings) -> Reply:
     """The reply with the best score that `settings.beams` beams find.
 
     It is text alone, whatever `max_images` says, or one picture where the prompt asks for one first. A stop sequence
-    ends the search when the first of the beams ends with it, as in published code.
+    ends the search when the first of the beams ends with it, as in published code. `among` has it end by itself.
 
     Raises:
         ConfigError: guidance.
@@ -49,6 +50,10 @@ def search(system: System, document: Document, settings: Settings) -> Reply:
     if (begin.length or 1) > room:
         return Reply(document=Document(), runs=(), stop="max_length")
     most = begin.length or min(settings.max_new_tokens, room)
+    if settings.among and (missing := 1 + _trie(system, begin, settings).longest - most) > 0:
+        raise InputError(
+            f"the longest of {len(settings.among)} texts has {missing} ids more than fit: ask for more tokens"
+        )
     best = hypotheses(system, rows[0], begin, settings, most)[0]
     runs = [Emitted(begin.kind, best.ids, best.logprobs, noise(settings, 0))]
     stop = "max_new_tokens" if most == settings.max_new_tokens else "max_length"
@@ -65,6 +70,17 @@ def search(system: System, document: Document, settings: Settings) -> Reply:
 
 def _draws(begin: Next | Forced | Stop) -> bool:
     return isinstance(begin, Next) and begin.kind == "image" and begin.length is not None
+
+
+def _trie(system: System, begin: Next, settings: Settings) -> Trie:
+    """Of the texts that may be said.
+
+    Raises:
+        ConfigError: the reply is a picture; one of them is empty, or the system does not say which ids they are.
+    """
+    if _draws(begin):
+        raise ConfigError(f"a picture that is one of {len(settings.among)} texts: leave `among` out")
+    return Trie([system.format.text_ids(text) for text in settings.among], begin.ends)
 
 
 def _end(grammar: Grammar, runs: list[Emitted]) -> str:
@@ -88,6 +104,7 @@ def hypotheses(
     cache = KVCache(settings.beams)
     allowed = begin.allowed.to(system.device)
     fairseq = settings.search != "transformers"
+    trie = _trie(system, begin, settings) if settings.among else None
 
     def logprobs(hidden: Tensor) -> Tensor:
         logits = system.heads[begin.head](hidden).float()
@@ -115,7 +132,13 @@ def hypotheses(
         sampling=sampling,
         returned=returned,
     )
+
+    def along(row: int, said: list[int]) -> list[int]:
+        assert trie is not None
+        return trie.allowed(said[before:])
+
     stop = stopped if stops else None
+    only = along if trie else None
     random = np.random.default_rng(settings.seed) if sampling.temperature else None
     search: BeamSearch
     if fairseq:
@@ -126,11 +149,12 @@ def hypotheses(
             prompt=counted,
             total=_total(system, begin.head, states, counted),
             released=settings.search == "fairseq_released",
+            allowed=only,
             stop=stop,
             random=random,
         )
     else:
-        search = BeamSearch(beams, begin.ends, said=settings.said, stop=stop, random=random)
+        search = BeamSearch(beams, begin.ends, said=settings.said, allowed=only, stop=stop, random=random)
     before = search.before
     (found,) = beam_search(search, logprobs(states[:, -1]), step, cache.reorder)
     return found

@@ -20,7 +20,7 @@ import torch
 from plait.checkpoints import directory
 from plait.checkpoints.diffusion import stable_diffusion
 from plait.data.packs import Alternating, Data, Source
-from plait.data.prompted import Pages, Unspoken
+from plait.data.prompted import Pages, Spoken
 from plait.data.shapes import Shapes
 from plait.data.shapes.contexts import Contexts
 from plait.data.shapes.episodes import Episodes
@@ -368,7 +368,7 @@ def tiny_pages(seed: int, wanted: Iterable[str]) -> dict[str, Source]:
         "stories": Stories(seed=seed, length=many, resolution=side),
         "contexts": Contexts(seed=seed, length=many, resolution=side),
         "episodes": Episodes(seed=seed, length=many, shots=4, resolution=side),
-        "videos": Unspoken(source=Videos(seed=seed, length=many, resolution=side)),
+        "videos": Spoken(source=Videos(seed=seed, length=many, resolution=side), template="{question} "),
     }
     return {name: found[name] for name in wanted}
 

@@ -6,7 +6,7 @@ A system is a final class over parts. Nothing outside it asks which system it is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from plait.nn.attention import Attend, KVCache, Visibility
 from plait.nn.blocks import Block
 from plait.nn.llama import LLaMA
 from plait.nn.lora import LoRAConfig
-from plait.sequence import Batch, Collator, Prepare, Sequence, Slot, Span
+from plait.sequence import Batch, Collator, Prepare, Sequence, Slot, Span, pack_stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +309,10 @@ class Format(ABC):
             ConfigError: the system does not say.
         """
         raise ConfigError(f"this system does not say which ids {text!r} is: give ids in place of text")
+
+    def blocks(self, documents: Iterable[Document], size: int) -> Iterable[Sequence]:
+        """Documents joined into blocks of at most `size` elements, cut wherever that is, unless the system says how."""
+        return pack_stream((self.layout(document) for document in documents), size - 1)
 
     def counted_ids(self, prompt: Sequence) -> tuple[int, ...]:
         """A prompt's ids, as published generators score it and bar what it holds: those outside pictures.

@@ -232,7 +232,9 @@ class KOSMOS1Format(Format):
 
     @property
     def presets(self) -> Mapping[str, Mapping[str, Any]]:
-        """`captions` and `answers` as the paper has them; `kosmos2` and `kosmos2_released` as KOSMOS-2's program.
+        """`captions`, `answers` and `names` as in the paper; `kosmos2` and `kosmos2_released` as in KOSMOS-2's program.
+
+        An answer ends with `</s>`, or where a picture would begin, as behind the answers of few-shot prompts.
 
         `kosmos2_released` also does what that one does at the first word (`plait.generate.beams.FairseqSearch`). No
         more is said than a quarter of the positions.
@@ -241,7 +243,8 @@ class KOSMOS1Format(Format):
         fairseq = {"search": "fairseq", "max_new_tokens": min(most, 500)}
         return {
             "captions": {**fairseq, "beams": 5, "max_new_tokens": min(most, 64)},
-            "answers": {"max_new_tokens": min(most, 64)},
+            "answers": {"max_new_tokens": min(most, 64), "stop": ((self.image,),)},
+            "names": {"beams": 2, "max_new_tokens": min(most, 16)},
             "kosmos2": {**fairseq, "no_repeat_ngram": 3},
             "kosmos2_released": {**fairseq, "no_repeat_ngram": 3, "search": "fairseq_released"},
         }

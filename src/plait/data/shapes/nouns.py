@@ -85,7 +85,7 @@ class Nouns(Cases):
     def case(self, i: int) -> Case:
         """Case i."""
         chance = self.stream(i)
-        nouns, scene = _things(chance, self.split)
+        nouns, scene = things(chance, self.split)
         form = chance.choice(tuple(SHOWN))
         wording, image = SHOWN[form].pick(chance, self.split), Image(SceneImage(scene, self.resolution))
         at = chance.below(len(nouns))
@@ -135,7 +135,7 @@ def said(nouns: list[str], scene: Scene) -> str:
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
-def _things(chance: Chance, wanted: Part) -> tuple[list[str], Scene]:
+def things(chance: Chance, wanted: Part) -> tuple[list[str], Scene]:
     """Different nouns, and a scene of the part with what they name, in the same order."""
     count = chance.choice(OBJECTS)
     while True:
