@@ -141,7 +141,10 @@ class Generate(Answering):
     best_of: int = 1
     """Draw so many pictures, with seeds one behind the other, and keep the one that the judge likes best."""
     judge: str | None = None
-    """A checkpoint that compares pictures with texts by CLIP."""
+    """A checkpoint that compares pictures with texts by CLIP; or `self`: how likely the model finds the prompt's text,
+    given the picture."""
+    judge_request: str = ""
+    """With --judge self: what the model is asked about each picture."""
     halves: bool = False
     """Half of the pictures with --guidance and --image-top-p, half by --contrast."""
     out: Path | None = None
@@ -169,10 +172,11 @@ class Generate(Answering):
         print(f"({reply.stop})", file=sys.stderr)
 
     def _best(self, model: Any, document: Any, settings: Any) -> Any:
-        from plait.generate.candidates import candidates, halves, judge_of
+        from plait.generate.candidates import candidates, halves, judge_of, reader_of
         from plait.generate.model import load
 
-        judge = judge_of(load(str(self.judge)))
+        own = self.judge == "self"
+        judge = reader_of(model, self.judge_request) if own else judge_of(load(str(self.judge)))
         each = halves(settings, self.best_of) if self.halves else [settings] * self.best_of
         (found,) = candidates(model, [document], judge, each)
         print("scores: " + ", ".join(f"{score:.3f}" for score in found.scores), file=sys.stderr)

@@ -79,6 +79,23 @@ class Careless(Oracle):
         return [Text("yes")]
 
 
+class Picky(Oracle):
+    """Leaves out the last object but for every third drawing, and likes the pictures in which it finds all."""
+
+    def generate(self, documents, settings):
+        careful, careless = Oracle(HELD), Careless(HELD)
+        said = [
+            (careful if one.seed % 3 == 2 else careless).answer(document)
+            for document, one in zip(documents, settings, strict=True)
+        ]
+        return [Reply(document=Document(answer), runs=(), stop="end") for answer in said]
+
+    def score(self, documents, candidates):
+        scenes = [document.images[0].source.scene for document in documents]
+        told = [language.parse(text) for text in candidates]
+        return [float(len(scene.objects) - len(facts)) for scene, facts in zip(scenes, told, strict=True)]
+
+
 def run(model):
     return evaluate(model, [ShapesCaption(held=HELD), ShapesQuestions(held=HELD), ShapesDraw(held=HELD)])
 
@@ -99,6 +116,13 @@ def test_who_knows_scores_one(perfect):
     for kind, scores in perfect["vqa"]["by_kind"].items():
         assert scores["accuracy"] == 1, kind
         assert scores["blind_accuracy"] < 0.9, kind
+
+
+def test_the_best_of_several_drawings_is_the_one_that_the_model_would_describe_so():
+    scores = ShapesDraw(held=HELD, best_of=3).run(Picky(HELD))
+    assert scores["object_accuracy"] == 1
+    careless = ShapesDraw(held=HELD).run(Careless(HELD))
+    assert scores["first"] == {name: careless[name] for name in ("object_accuracy", "exact", "n")}
 
 
 def test_descriptions_that_fail_are_counted_by_their_fault():

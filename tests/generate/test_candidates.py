@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from plait.document import Blank, Document, Image
+from plait.document import Blank, Document, Image, Turn
 from plait.errors import ConfigError, InputError
-from plait.generate.candidates import candidates, halves, judge_of
+from plait.generate.candidates import candidates, halves, judge_of, reader_of
 from plait.generate.engine import Settings
 from plait.generate.model import Model
 from plait.generate.sampling import Sampling
@@ -74,3 +74,15 @@ def test_towers_are_a_judge(cm3leon: CM3Leon) -> None:
     assert len(set(found.scores)) == 3
     with pytest.raises(ConfigError, match="cm3leon has no towers"):
         judge_of(Model(cm3leon))
+
+
+@pytest.mark.parametrize("request_", ["", "what is it?"])
+def test_a_reader_judges_by_the_likelihood_of_the_prompt(cm3leon: CM3Leon, request_: str) -> None:
+    model = Model(cm3leon)
+    (drawn,) = candidates(model, PROMPTS[:1], brightness, [Settings()] * 3)
+    pictures = [reply.document.images[0] for reply in drawn.replies]
+    scores = reader_of(model, request_)(PROMPTS[0], pictures)
+    for picture, score in zip(pictures, scores, strict=True):
+        seen = Document([Turn("user", [picture, request_])] if request_ else [picture])
+        assert score == pytest.approx(model.score(seen, [PROMPTS[0].text])[0], rel=1e-5)
+    assert len(set(scores)) == 3

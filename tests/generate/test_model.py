@@ -157,6 +157,15 @@ def test_scores_of_plain_documents(model):
     assert len(model.score(Document("a large "), ["red"])) == 1
 
 
+def test_scores_of_several_documents(model):
+    documents = [Document([Text("a large "), picture()]), Document("a ring"), question()]
+    said = ["red", "blue one", "no"]
+    alone = [model.score(document, [text])[0] for document, text in zip(documents, said, strict=True)]
+    assert model.score(documents, said) == pytest.approx(alone, rel=1e-5)
+    with pytest.raises(InputError, match="3 documents for 2 candidates"):
+        model.score(documents, ["red", "no"])
+
+
 def test_what_cannot_be_scored(model):
     with pytest.raises(DocumentError, match="end the conversation with what is asked"):
         model.score(Document([*question().turns, Turn("assistant", "red")]), ["red"])

@@ -194,8 +194,8 @@ def test_what_an_answer_is_about_has_a_weight_of_its_own(
         (1, 0.0),
         (cat + 1, 1.0),
     ]
-    for unasked in (Document(["a dog", picture(0)]), talk("draw", picture(0))):
-        assert weights(format.layout(unasked)) == [(len(format.layout(unasked)), 1.0)]
+    unasked = Document(["a dog", picture(0)])
+    assert weights(format.layout(unasked)) == [(len(format.layout(unasked)), 1.0)]
     format = CM3LeonFormat(replace(cm3leon_config, asked_weight=0.0), bpe)
     assert weights(format.layout(asked)) == [(1, 1.0), (what + 18, 0.0), (1, 1.0), (1, 0.0), (cat + 1, 1.0)]
 
@@ -249,11 +249,18 @@ def test_tasks_are_laid_out_as_published(format: CM3LeonFormat, picture: Picture
 def test_every_element_of_a_task_that_is_drawn_has_the_weight_of_cm3(
     cm3leon_config: CM3LeonConfig, bpe: BPE, picture: Picture
 ) -> None:
-    format = CM3LeonFormat(replace(cm3leon_config, asked_weight=0.25), bpe)
-    drawn = TASKS["edit"][0].asked({"before": picture(0), "instruction": "make it red", "after": picture(1)})
-    laid = format.layout(drawn)
+    edited = TASKS["edit"][0].asked({"before": picture(0), "instruction": "make it red", "after": picture(1)})
+    laid = CM3LeonFormat(cm3leon_config, bpe).layout(edited)
     assert weights(laid) == [(len(laid), 1.0)]
     assert {target.kind for span in laid.spans for target in span.targets} == {"token", "code"}
+
+
+def test_what_a_picture_answers_has_a_weight_of_its_own_too(
+    cm3leon_config: CM3LeonConfig, bpe: BPE, picture: Picture
+) -> None:
+    format = CM3LeonFormat(replace(cm3leon_config, asked_weight=0.25), bpe)
+    laid = format.layout(talk([picture(0), "make it red"], picture(1)))  # eos picture break text break picture eos
+    assert weights(laid) == [(1, 1.0), (16 + 1 + len(bpe.encode("make it red")), 0.25), (1 + 16 + 1, 1.0)]
 
 
 def test_a_conversation_on_several_pictures(format: CM3LeonFormat, picture: Picture) -> None:

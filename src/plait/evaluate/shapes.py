@@ -24,6 +24,7 @@ from plait.data.shapes.told import asked, tell
 from plait.data.shapes.world import Scene, SceneImage
 from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import ConfigError
+from plait.generate.candidates import candidates, reader_of
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
 from plait.generate.sampling import Sampling
@@ -216,6 +217,9 @@ class ShapesDraw:
     A drawing is worth the objects that are right in colour, shape, size and place, over the larger of the numbers of
     objects asked for and found; no drawing is worth 0. Scores are means over drawings. `exact` is the share of those
     without any fault.
+
+    Args:
+        best_of: drawings of each caption, of which the model keeps the one that it would describe so.
     """
 
     name: ClassVar[str] = "draw"
@@ -223,18 +227,21 @@ class ShapesDraw:
     guidance: float = 2.0
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.9))
     seed: int = 0
+    best_of: int = 1
 
     def run(self, model: Model) -> dict[str, Any]:
-        """{"object_accuracy", "exact", "n", "by_objects", "by_pairs", "by_wordings"}."""
+        """{"object_accuracy", "exact", "n", "by_objects", "by_pairs", "by_wordings"}; "first", of several drawings."""
         items = self.held.items()
         settings = Settings(max_new_tokens=0, guidance=self.guidance, image=self.sampling, seed=self.seed)
         prompts = [Document([Text(item.example.caption), Blank("image")]) for item in items]
-        replies = model.generate(prompts, settings)
-        marks = [
-            _Mark(item, _drawn(item.example.scene, reply.document.images), seen=item.example.caption_seen)
-            for item, reply in zip(items, replies, strict=True)
-        ]
-        return _scores(marks, _object_accuracy)
+        if self.best_of == 1:
+            return _scores(_drawings(items, _pictures(model.generate(prompts, settings))), _object_accuracy)
+        judge = reader_of(model, language.REQUESTS[0])
+        found = candidates(model, prompts, judge, [settings] * self.best_of)
+        first = _drawings(items, _pictures([one.best_of(1) for one in found]))
+        best = _drawings(items, _pictures([one.best for one in found]))
+        counted = [mark for mark in first if mark.item.counts]
+        return {**_scores(best, _object_accuracy), "first": _object_accuracy(counted)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,12 +273,20 @@ class ShapesDrawings:
             noise = [torch.Generator().manual_seed(self.seed + item.number) for item in items]
             with torch.inference_mode():
                 made = draw(pictures, captions, noise)
-            marks = [
-                _Mark(item, _drawn(item.example.scene, [picture]), seen=item.example.caption_seen)
-                for item, picture in zip(items, made, strict=True)
-            ]
-            scores[name] = _scores(marks, _object_accuracy)
+            scores[name] = _scores(_drawings(items, [[picture] for picture in made]), _object_accuracy)
         return scores
+
+
+def _pictures(replies: Sequence[Reply]) -> list[Sequence[Image]]:
+    return [reply.document.images for reply in replies]
+
+
+def _drawings(items: Sequence[Item], drawn: Sequence[Sequence[Image]]) -> list[_Mark]:
+    """What one drawing of each caption is worth; nothing where there is none."""
+    return [
+        _Mark(item, _drawn(item.example.scene, pictures), seen=item.example.caption_seen)
+        for item, pictures in zip(items, drawn, strict=True)
+    ]
 
 
 def _described(held: Held, model: Model, asked: bool = True) -> list[_Mark]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from plait.document import Document, Image
+from plait.document import Document, Image, Turn
 from plait.errors import ConfigError, InputError
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
@@ -101,5 +101,21 @@ def judge_of(model: Model) -> Judge:
     def judge(document: Document, pictures: Items[Image]) -> list[float]:
         likeness: list[float] = (towers.pictures(pictures) @ towers.texts([document.text])[0]).float().tolist()
         return likeness
+
+    return judge
+
+
+def reader_of(model: Model, request: str = "") -> Judge:
+    """How likely a model that reads pictures finds the text of a prompt, given a picture: a log-probability.
+
+    The model may be the one that draws: CogView ranks its own pictures so (arXiv 2105.13290, self-reranking).
+
+    Args:
+        request: what the model is asked about the picture; none: the text stands behind it.
+    """
+
+    def judge(document: Document, pictures: Items[Image]) -> list[float]:
+        asked = [Document([Turn("user", [one, request])] if request else [one]) for one in pictures]
+        return model.score(asked, [document.text] * len(asked))
 
     return judge

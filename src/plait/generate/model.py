@@ -191,7 +191,7 @@ class Model:
         return self.format.read_text(replace(run, ids=run.ids[: len(run.ids) - begun])).rstrip("\ufffd")
 
     @torch.inference_mode()
-    def score(self, document: Document, candidates: Items[str], ended: bool = True) -> list[float]:
+    def score(self, document: Document | Items[Document], candidates: Items[str], ended: bool = True) -> list[float]:
         """The log-probability of each candidate as the whole of what is said next, in one forward pass.
 
         A candidate is what the assistant answers where the document is a conversation that ends with the user, or
@@ -199,24 +199,26 @@ class Model:
         of several lengths are summed, not averaged.
 
         Args:
+            document: of all candidates; or several, one of each.
             ended: whether what ends a document counts too; without it, words that only begin a reply are compared, as
                 KOSMOS-1 compares its "Yes".
 
         Raises:
-            DocumentError, ImageError: the document cannot be laid out or read, or already holds the answer.
-            InputError: a candidate leaves no room.
+            DocumentError, ImageError: a document cannot be laid out or read, or already holds the answer.
+            InputError: a candidate leaves no room, or there are not as many documents as candidates.
         """
-        if not candidates:
-            return []
-        answered = [self._laid(_answered(document, candidate), ended) for candidate in candidates]
-        prompt = self.format.layout(document, open=True)
-        for sequence in answered:
+        documents: Items[Document] = [document] * len(candidates) if isinstance(document, Document) else document
+        if len(documents) != len(candidates):
+            raise InputError(f"{len(documents)} documents for {len(candidates)} candidates: give one for each, or one")
+        answered = [self._laid(_answered(*pair), ended) for pair in zip(documents, candidates, strict=True)]
+        prompts = [self.format.layout(each, open=True) for each in documents]
+        for prompt, sequence in zip(prompts, answered, strict=True):
             if sequence.cut(0, len(prompt)).ids().tolist() != prompt.ids().tolist():
                 raise DocumentError("the answer would not stand behind the document: end it with the user's turn")
         scores: list[float] = []
         for first in range(0, len(answered), self.rows):
-            part = answered[first : first + self.rows]
-            scores += self._sums(self._batch(part, shift=True), len(prompt))
+            part = slice(first, first + self.rows)
+            scores += self._sums(self._batch(answered[part], shift=True), [len(prompt) for prompt in prompts[part]])
         return scores
 
     def _laid(self, document: Document, ended: bool) -> Sequence:
@@ -230,13 +232,14 @@ class Model:
             raise DocumentError("this system's replies cannot go on where a candidate stops: leave ended at True")
         return begun
 
-    def _sums(self, batch: Batch, prompt: int) -> list[float]:
-        """(b,) sums of log-probabilities of the targets from element `prompt` on, one sequence a row."""
+    def _sums(self, batch: Batch, prompts: Items[int]) -> list[float]:
+        """(b,) sums of log-probabilities of the targets behind so many elements of a row, one sequence a row."""
         hidden = self.system(batch).states.flatten(0, 1)  # (b * t, c)
         width = batch.ids.shape[1]
+        begin = torch.tensor(prompts, device=hidden.device) - 1  # element j is predicted at j - 1
         sums = torch.zeros(len(batch.ids), dtype=torch.float64, device=hidden.device)
         for kind, targets in batch.targets.items():
-            kept = targets.at % width >= prompt - 1  # element j is predicted at j - 1
+            kept = targets.at % width >= begin[targets.at // width]
             at, value = targets.at[kept], targets.value[kept]
             if len(at):
                 logprobs = self.system.heads[kind](hidden[at]).float().log_softmax(-1)

@@ -40,8 +40,9 @@ from plait.train.stage import Optimiser, Probe, Recipe, Schedule, Stage, Update
 SEED = 20230905
 TOKENIZER_TEXTS = 3000  # documents that the BPE is learned from
 DRAWING = Sampling(temperature=0.3, top_p=0.9)
-MIX = {"draw": 0.45, "describe": 0.05, "questions": 0.15, "both": 0.35}
-"""Kinds of document. Some hold one question alone, as users ask it; else the model describes instead of answering."""
+MIX = {"draw": 0.42, "describe": 0.26, "questions": 0.32}
+"""Kinds of document. One question each: behind several, an answer is harder to learn than they save."""
+BEST_OF = 4  # drawings of a caption, ranked by the model itself
 HARD = {kind: share if kind in ("colour", "shape", "place") else 2 * share for kind, share in KINDS.items()}
 """What is asked in training: captions teach colours, shapes and places already."""
 GUIDANCE = 2.0
@@ -59,7 +60,7 @@ TUNED = {
 }
 """Kinds of cases that fine-tuning is about, and how much of pretraining goes on."""
 SCORED = ("edit", "segmentation", "edges", "boxes", "writing", "dialogue", "steps")
-STEPS = {"tokenizer": 1000, "pretrain": 1750, "finetune": 2300}
+STEPS = {"tokenizer": 1000, "pretrain": 1750, "finetune": 2600}
 
 
 def tiny(data: str | None = None, instructions: Mapping[str, str] | None = None) -> Recipe:
@@ -82,13 +83,15 @@ def _shapes() -> Recipe:
     pictures = Shapes(
         seed=SEED, length=1_000_000, objects=(4, 5, 6, 7, 8, 9), mix={"draw": 1.0}
     )  # crowded: more to learn
-    documents = Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 2, 2, 2, 3), mix=MIX, asks=HARD)
+    documents = Shapes(
+        seed=SEED + 1, length=1_000_000, objects=(1, 2, 2, 2, 2, 3), mix=MIX, questions_each=1, asks=HARD
+    )
     seen, tuned = _cases(SEED, PICTURED), _cases(SEED + 4, TUNED)
     held = Held(seed=SEED + 2)
     tasks: tuple[Task, ...] = (
         ShapesCaption(held=held),
         ShapesQuestions(held=held),
-        ShapesDraw(held=held, guidance=GUIDANCE, sampling=DRAWING),
+        ShapesDraw(held=held, guidance=GUIDANCE, sampling=DRAWING, best_of=BEST_OF),
     )
     return Recipe(
         name="cm3leon/tiny",

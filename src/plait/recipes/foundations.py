@@ -54,11 +54,11 @@ def tiny() -> Recipe:
         name="foundations/tiny",
         build=functools.partial(build, config, _told(dict.fromkeys(KINDS, 1.0))),
         stages=(
-            clip_stage(config, pairs, steps=320),
-            eva_stage(config, pairs, steps=60),
-            qformer_stage(config, pairs, steps=150),
-            language_stage(steps=750),
-            bridge_stage(config, talks, steps=560),
+            clip_stage(config, pairs, steps=200),
+            eva_stage(config, pairs, steps=40),
+            qformer_stage(config, pairs, steps=100),
+            language_stage(steps=900),
+            bridge_stage(config, talks, steps=450),
         ),
         tasks=(
             ShapesRetrieval(seed=SEED + 2),

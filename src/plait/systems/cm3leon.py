@@ -82,7 +82,7 @@ class CM3LeonConfig:
     """Base of rotary positions, beside the learned ones. Not in the paper: a small model finds neighbours sooner by
     their distance."""
     asked_weight: float = 1.0
-    """Weight, as targets, of the words and pictures that an answer is about; answers have 1."""
+    """Weight, as targets, of the words and pictures that an answer in turns is about; answers have 1."""
     retrieved_weight: float = 1.0
     """Weight, as targets, of documents that stand before another; 0.1 in RA-CM3 (arXiv 2211.12561)."""
     activation: Literal["relu", "gelu", "squared_relu"] = "relu"  # OPT's; the paper gives none
@@ -178,7 +178,7 @@ TINY = CM3LeonConfig(
     sentinels=8,
     raster=True,
     rotary=1000.0,
-    asked_weight=0.15,
+    asked_weight=0.0,
     activation="squared_relu",
     init_std=0.02,
     position_std=0.02,
@@ -355,9 +355,11 @@ class CM3LeonFormat(Format):
             raise DocumentError(f"{blanks} blanks and {len(answers)} answers leave nothing to say: end with a question")
         spans = [tokens([voc.eos])]
         for one in document.before:
-            spans += self._spans(_runs(_as_said(one)), self.config.retrieved_weight)
+            spans += self._spans(_runs(_as_said(one)), lambda _: self.config.retrieved_weight)
             spans.append(tokens([voc.brk], weight=self.config.retrieved_weight))
-        spans += self._spans(_runs(pieces), self.config.asked_weight if answers else 1.0)
+        asked = pieces if answers else [p for turn in document.turns if turn.role != "assistant" for p in turn.pieces]
+        weights = dict.fromkeys(map(id, asked), self.config.asked_weight)
+        spans += self._spans(_runs(pieces), lambda piece: weights.get(id(piece), 1.0))
         if open and (drawn or not blanks):
             return Sequence(compact(spans), "prompt")
         spans.append(tokens([voc.eos]))
@@ -367,20 +369,22 @@ class CM3LeonFormat(Format):
             spans.append(tokens([voc.first_sentinel + len(answers)]))
         return Sequence(compact(spans))
 
-    def _spans(self, runs: Items[list[Text | Blank] | Image | None], weight: float) -> list[Span]:
-        """`text <break> codes ...`; a blank text is the next sentinel."""
+    def _spans(self, runs: Items[list[Text | Blank] | Image | None], weight: Callable[[Piece], float]) -> list[Span]:
+        """`text <break> codes ...`, each piece with its weight, as has the break before it; a blank text is the next
+        sentinel."""
         voc = self.vocabulary
         spans: list[Span] = []
         sentinel = voc.first_sentinel
         for i, run in enumerate(runs):
             if i:
-                spans.append(tokens([voc.brk], weight=weight))
-            if isinstance(run, Image):
-                spans.append(picture(READER, run, self.config.image.codes_per_image, weight=weight))
-            for piece in run if isinstance(run, list) else []:
                 spans.append(
-                    self._text(piece.text, weight) if isinstance(piece, Text) else tokens([sentinel], weight=0)
+                    tokens([voc.brk], weight=weight(run[0] if isinstance(run, list) else run or Blank("image")))
                 )
+            if isinstance(run, Image):
+                spans.append(picture(READER, run, self.config.image.codes_per_image, weight=weight(run)))
+            for piece in run if isinstance(run, list) else []:
+                text = self._text(piece.text, weight(piece)) if isinstance(piece, Text) else None
+                spans.append(text or tokens([sentinel], weight=0))
                 sentinel += isinstance(piece, Blank)
         return spans
 
