@@ -205,6 +205,9 @@ class Emu(Adaptable):
         """Vectors of the pictures among embedded words, then the language model."""
         own = {READER: self.read(batch.slots[READER].pictures)} if READER in batch.slots else {}
         x = batch.embedded(self.language.embed, own)  # (b, t, c)
+        if not own and cache is None and torch.is_grad_enabled():  # all ranks run the same modules, pictures or not
+            side = self.config.vision.image_size
+            x = x + 0.0 * self.read(torch.zeros(1, 3, side, side, device=x.device)).sum()
         return Hidden(states=self.language(x, batch.position, sight(batch, cache)), own=own)
 
     def read(self, pixels: Float[Tensor, "m 3 side side"]) -> Float[Tensor, "m n c"]:
