@@ -189,11 +189,11 @@ def main() -> None:
         if "parts" in given.what:
             figures["parts"] = parts(given.rounds)
     if "memory" in given.what:
-        for layers, steps in ((given.layers, ("import",)), (given.fits, ("import", "load"))):
-            found = figures.setdefault("memory", {}).setdefault(f"{layers} layers", {})
-            for name, figure in memory(given.folder, layers, steps):
-                found[name] = figure
-                print(layers, name, figure, flush=True)
+        for layers, what in ((given.layers, "import"), (given.fits, "load")):
+            steps = ("import",) if what == "import" else ("import", "load")
+            found = dict(memory(given.folder, layers, steps))
+            figures[what] = {"layers": layers, "bytes": found["bytes"], **found[what]}
+            print(what, figures[what], flush=True)
     config = {"vectors": VECTORS, "prompt": PROMPT, "threads": torch.get_num_threads(), "seed": 0}
     print(figures if given.print else results.write("emu", figures, config))
 
