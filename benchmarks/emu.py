@@ -127,7 +127,7 @@ def make(folder: Path, layers: int) -> None:
     """
     listed = next(one for one in json.loads(LIST.read_text())["files"] if one["file"] == ENCODER)
     rows = {"decoder.lm.model.embed_tokens.weight": len(WORDS), "decoder.lm.lm_head.weight": len(WORDS)}
-    with FakeTensorMode(), skip_data():
+    with FakeTensorMode(), skip_data(materialize_fake_tensors=True):
         tensors = {
             key: torch.empty(rows.get(key, shape[0]), *shape[1:], dtype=torch.bfloat16)
             for key, (shape, _) in listed["keys"].items()
