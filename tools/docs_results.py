@@ -43,8 +43,8 @@ KOSMOS = """
 ## KOSMOS-1
 
 `python benchmarks/kosmos1_findings.py`: seeds {seeds}; {steps} steps of `pretrain` from the end of the stage `tower`,
-and {follow} more where arms follow one; at most {limit} items of a task; the longest arm took {longest:.0f} seconds; commit
-{commit}, {date}.
+and {follow} more where arms follow one; at most {limit} items of a task; the longest arm took {longest:.0f} seconds;
+commit {commit}, {date}.
 """
 EMU = """
 ## Emu

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from plait import cli
 from plait.data.pages import Rules, cut, pages
 from plait.data.shards import ShardSource
 from plait.document import Document, Image, Piece, Text
@@ -195,3 +196,14 @@ def test_texts_around_pictures_are_cut_and_neighbours_joined() -> None:
         Text("One. Two. Three."),
     ]
     assert cut([image, Text("One. Two. Three. Four.")], 3) == [image, Text("One. Two. Three.")]
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = save(tmp_path / "source", {"page.html": two("a.png", "none.png"), "a.png": picture(0)})
+    beside = save(tmp_path / "beside", {"none.png": picture(1)})
+    command = ["data", "import", "pages", str(source), "--out", str(tmp_path / "out"), "--images", str(beside)]
+    assert cli.main(command) == 0
+    told = capsys.readouterr().out
+    assert "kept_pictures" in told and "dropped_pages" in told and len(ShardSource(tmp_path / "out")) == 1
+    assert cli.main([*command[:-2], "--table", "none.csv"]) == 2
+    assert "data of kind pages has no use for --table" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from plait.evaluate.shapes import (
     ShapesCaption,
     ShapesDescription,
     ShapesDraw,
+    ShapesDrawings,
     ShapesQuestions,
     ShapesTextQuestions,
     majority,
@@ -30,6 +32,7 @@ from plait.evaluate.shapes import (
 )
 from plait.generate.engine import Reply
 from plait.generate.model import Model
+from plait.images import from_array
 from plait.systems.cm3leon import TINY, CM3Leon
 from plait.text.bpe import BPE
 
@@ -195,6 +198,29 @@ def test_who_says_nothing_scores_zero():
     assert scores["caption"]["unread"] == 1
     assert scores["vqa"]["accuracy"] == 0
     assert scores["draw"]["object_accuracy"] == 0
+
+
+def test_pictures_are_given_again_by_every_way():
+    def again(pictures, texts, generators):
+        return [Image(picture.open()) for picture in pictures]
+
+    def told(pictures, texts, generators):
+        return [Image(SceneImage(Scene(tuple(Object(*fact) for fact in language.parse(text))), 32)) for text in texts]
+
+    def noise(pictures, texts, generators):
+        values = [torch.rand(3, 32, 32, generator=generator) * 2 - 1 for generator in generators]
+        return [Image(from_array(value.numpy())) for value in values]
+
+    system = SimpleNamespace(name="it", drawings={"again": again, "told": told, "noise": noise})
+    model = SimpleNamespace(system=system)
+    scores = ShapesDrawings(held=HELD).run(model)
+    assert scores["again"]["object_accuracy"] == scores["told"]["exact"] == 1.0
+    assert scores["again"]["n"] == 60 and scores["again"]["by_objects"]["3"]["n"] == 10
+    assert scores["noise"]["object_accuracy"] < 0.2
+    assert ShapesDrawings(held=HELD, seed=0).run(model)["noise"] == scores["noise"]
+    assert find("shapes/drawings", 5)[0].held.scenes == 5
+    with pytest.raises(ConfigError, match="it gives no pictures again: score it by another task"):
+        ShapesDrawings(held=HELD).run(SimpleNamespace(system=SimpleNamespace(name="it", drawings={})))
 
 
 def test_half_right():

@@ -135,16 +135,22 @@ class ShapesCaption:
     A caption that the world's grammar cannot read names nothing; `unread` is the share of those.
 
     Args:
-        asked: False for a model that is not spoken to: it is shown the picture alone, and its first line counts.
+        asked: False for a model that is not spoken to: it is shown the picture, and its first line counts.
+        prompt: for such a model, what stands behind the picture.
     """
 
     name: ClassVar[str] = "caption"
     held: Held = field(default_factory=Held)
     asked: bool = True
+    prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.asked and self.prompt:
+            raise ConfigError(f"asked, and the prompt {self.prompt!r}: give one of them")
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"object_f1", "unread", "n", "by_objects", "by_pairs"}."""
-        return _scores(_described(self.held, model, self.asked), _object_f1)
+        return _scores(_described(self.held, model, self.asked, self.prompt), _object_f1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,11 +295,15 @@ def _drawings(items: Sequence[Item], drawn: Sequence[Sequence[Image]]) -> list[_
     ]
 
 
-def _described(held: Held, model: Model, asked: bool = True) -> list[_Mark]:
-    """Each scene with what the model says when it is asked to describe it, or in the first line after its picture."""
+def _described(held: Held, model: Model, asked: bool = True, prompt: str = "") -> list[_Mark]:
+    """Each scene with what the model says when it is asked to describe it, or in the first line after its picture.
+
+    Args:
+        prompt: behind the picture, where it is not asked.
+    """
     items = held.items()
     pictures = [held.picture(item.example.scene) for item in items]
-    prompts = [Document([picture]) for picture in pictures]
+    prompts = [Document([picture, *([Text(prompt)] if prompt else [])]) for picture in pictures]
     if asked:
         requests = [Text(language.REQUESTS[item.number % len(language.REQUESTS)]) for item in items]
         prompts = [Document([Turn("user", [*pair])]) for pair in zip(pictures, requests, strict=True)]

@@ -56,6 +56,7 @@ TINY_UNET: Mapping[str, Any] = {
     "block_out_channels": (32, 64),
     "layers_per_block": 1,
     "norm_num_groups": 8,
+    "resnet_time_scale_shift": "scale_shift",
 }
 TINY_VAE: Mapping[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 3,

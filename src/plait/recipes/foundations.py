@@ -84,9 +84,9 @@ def drawers(foundations: str = "runs/foundations-tiny") -> Recipe:
         name="foundations/drawers",
         build=functools.partial(founded, foundations),
         stages=(
-            vae_stage(crowds, steps=1500),
-            unclip_stage(pairs, steps=3000),
-            painter_stage(pairs, steps=3000),
+            vae_stage(crowds, steps=800),
+            unclip_stage(pairs, steps=2200),
+            painter_stage(pairs, steps=2200),
         ),
         tasks=(ShapesDrawings(),),
     )

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,7 +25,7 @@ from plait.data.packs import Data, Source
 from plait.data.prompted import Pages as Pieces
 from plait.data.prompted import Several, Spoken
 from plait.data.shapes import Shapes
-from plait.data.shapes.corpora import NounCaptions, Photographs, ToldInstructions, Written
+from plait.data.shapes.corpora import Captions, NounCaptions, Photographs, ToldInstructions, Written
 from plait.data.shapes.descriptions import Descriptions
 from plait.data.shapes.episodes import Episodes
 from plait.data.shapes.matrices import Matrices
@@ -51,7 +53,7 @@ from plait.recipes.foundations import ensure
 from plait.systems.foundations import Foundations
 from plait.systems.kosmos1 import KOSMOS1, SIZES, SYMBOLS, TINY, KOSMOS1Config
 from plait.text.pieces import FairseqPieces
-from plait.text.questions import QUESTION
+from plait.text.questions import CAPTION, QUESTION
 from plait.train.stage import Optimiser, Probe, Recipe, Schedule, Stage, Update
 
 SEED = 20230227
@@ -105,12 +107,8 @@ def paper(
         raise ConfigError(
             "kosmos1/paper has no data: give --set data={text: DIR, captions: DIR, pages: DIR} or instructions=DIR"
         )
-    begin = begun if sources and fresh else directory.load_as
-    return Recipe(
-        name="kosmos1/paper",
-        build=functools.partial(begun, base, size) if begin is begun else functools.partial(begin, base, KOSMOS1),
-        stages=tuple(stages),
-    )
+    new, old = functools.partial(begun, base, size), functools.partial(directory.load_as, base, KOSMOS1)
+    return Recipe(name="kosmos1/paper", build=new if sources and fresh else old, stages=tuple(stages))
 
 
 def _corpora(data: Mapping[str, str]) -> dict[str, Source]:
@@ -193,6 +191,7 @@ TINY_STEPS = {"tower": 550, "pretrain": 1600, "language_instruct": 220}
 TINY_ROWS = 16
 TINY_LENGTH = 511
 TOKENIZER_TEXTS = 200  # documents of each source that the pieces are learned from
+WORDS = 240  # the commonest, which are a piece each
 CROWD = (1, 2, 2, 3)
 CORPUS = {"text": 0.1, "captions": 0.35, "pages": 0.55}
 """Shares of elements; most of what the tasks are about stands in pages."""
@@ -238,7 +237,7 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
         ),
         probes=tuple(_probes()),
         tasks=(
-            ShapesCaption(held=Held(), asked=False),
+            ShapesCaption(held=Held(), asked=False, prompt=CAPTION),
             ShapesShots(),
             ShapesEpisodes(),
             ShapesPages(),
@@ -268,7 +267,7 @@ def shapes_corpora(seed: int) -> dict[str, dict[str, Source]]:
             "told": Told(shapes=_scenes(seed + 3), mix={"caption": 1.0}),
         },
         "captions": {
-            "shapes": _scenes(seed, mix={"caption": 1.0}),
+            "shapes": Captions(source=_scenes(seed, mix={"caption": 1.0})),
             "nouns": NounCaptions(**many),
             "photographs": Photographs(shapes=_scenes(seed + 5, objects=(1,))),
         },
@@ -323,10 +322,9 @@ def _tiny(name: str, data: Data, steps: int, seen: tuple[str, ...], *, rate: flo
     Args:
         seen: names in the tower that train.
     """
-    matrices = ("language.decoder.blocks.*.attention.*.weight", "language.decoder.blocks.*.mlp.hidden.weight")
-    matrices += ("language.decoder.blocks.*.mlp.out.weight",)
-    begin = seen[0].removesuffix("*") if "blocks" in seen[0] else "vision.blocks.*."
-    matrices += tuple(f"{begin}{part}.weight" for part in ("attention.qkv", "attention.out", "mlp.hidden", "mlp.out"))
+    tower = seen[0].removesuffix("*") if "blocks" in seen[0] else "vision.blocks.*."
+    parts = ("attention.qkv", "attention.out", "mlp.hidden", "mlp.out")
+    matrices = tuple(f"{blocks}{part}.weight" for blocks in ("language.decoder.blocks.*.", tower) for part in parts)
     return Stage(
         name=name,
         data=data,
@@ -334,7 +332,6 @@ def _tiny(name: str, data: Data, steps: int, seen: tuple[str, ...], *, rate: flo
             Update(
                 objective=NextToken(),
                 optimisers=(
-                    Optimiser(train=("language.decoder.blocks.*.norm.*",), lr=3e-3 * rate),
                     Optimiser(train=matrices, kind="muon", lr=0.02 * rate, betas=(0.95, 0.0)),
                     Optimiser(train=("language.*", "resampler.*", *seen), lr=3e-3 * rate),
                 ),
@@ -358,13 +355,20 @@ def founded(foundations: str, config: KOSMOS1Config, seed: int) -> KOSMOS1:
         for piece in texts(source, TOKENIZER_TEXTS)
     ]
     symbols = SYMBOLS[config.symbols]
+    pieces = FairseqPieces.train(said, config.language.vocabulary - len(symbols) - 1, symbols, frequent(said, WORDS))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        system = KOSMOS1(config, FairseqPieces.train(said, config.language.vocabulary - len(symbols) - 1, symbols))
+        system = KOSMOS1(config, pieces)
     state = given.clip.image.state_dict()
     state["positions"] = widened(state["positions"], system.vision.positions.shape[1] - 1)
     system.vision.load_state_dict(state)
     return system
+
+
+def frequent(said: Iterable[str], count: int) -> list[str]:
+    """The commonest words of texts."""
+    words = Counter(word for text in said for word in re.findall(r"[A-Za-z]+", text))
+    return [word for word, _ in words.most_common(count)]
 
 
 def widened(positions: torch.Tensor, patches: int) -> torch.Tensor:
@@ -383,7 +387,8 @@ def _probes() -> Iterable[Probe]:
         picture = Image(example.scene.draw(held.resolution))
         question = example.questions[0]
         asked = Document([picture, Text(QUESTION.format(question=question.text))])
-        yield Probe(prompt=Document([picture]), settings=Settings(max_new_tokens=64), reference=example.caption)
+        shown = Document([picture, Text(CAPTION)])
+        yield Probe(prompt=shown, settings=Settings(max_new_tokens=64), reference=example.caption)
         yield Probe(prompt=asked, settings=Settings(max_new_tokens=16), reference=question.answer)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from plait.data.shapes import Shapes
-from plait.data.shapes.corpora import NounCaptions, Photographs, ToldInstructions, Written
+from plait.data.shapes.corpora import Captions, NounCaptions, Photographs, ToldInstructions, Written
 from plait.data.shapes.nouns import NOUNS
 from plait.data.shapes.words import Opinions
 from plait.document import Image, Text
@@ -24,6 +24,15 @@ def test_photographs_are_named_by_their_first_object():
         first = SCENES.scene(i).objects[0]
         assert texts(source[i]) == ["The photo of the", f"{first.colour} {first.shape}."]
         assert source[i].images[0].source.scene == SCENES.scene(i)
+
+
+def test_every_other_caption_is_asked_for():
+    captions = Shapes(seed=1, length=40, mix={"caption": 1.0})
+    source = Captions(source=captions)
+    assert len(source) == 40
+    for i in range(40):
+        picture, caption = captions[i].pieces
+        assert source[i].pieces == ((picture, caption) if i % 2 else (picture, Text("An image of"), caption))
 
 
 def test_captions_name_nouns_and_say_nothing_of_what_they_look_like():

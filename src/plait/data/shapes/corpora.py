@@ -17,10 +17,28 @@ from plait.data.shapes.words import Opinions
 from plait.data.shapes.world import SceneImage
 from plait.document import Document, Image, Text, Turn
 from plait.errors import ConfigError
-from plait.text.questions import INTRODUCE, NAME, QUESTION, SENTIMENT
+from plait.text.questions import CAPTION, INTRODUCE, NAME, QUESTION, SENTIMENT
 
 SAYS = "the picture says {text}."
 _PURPOSE = 6  # of `Shapes.chance`; `WebCaptions` has 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """Pictures with their captions, every other one behind the words that ask for it: "An image of"."""
+
+    source: Shapes
+    """Of documents of a picture and its caption."""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Document:
+        document = self.source[i]
+        if i % 2:
+            return document
+        picture, caption = document.pieces
+        return Document([picture, Text(CAPTION), caption])
 
 
 @dataclass(frozen=True, kw_only=True)
