@@ -356,7 +356,7 @@ def test_words_that_make_no_command_are_one_line(
         (["train", "cm3leon/tiny", "--set", "data=PICTURES"], "holds no shards"),
         (["generate", "absent", "--prompt", "a"], "absent: no such directory"),
         (["generate", "PICTURES", "--prompt", "a"], "give the directory of a run or a checkpoint"),
-        (["generate", "RUN"], "nothing to answer: give --prompt, --image or --document"),
+        (["generate", "RUN"], "nothing to answer: give --prompt, --image, --video or --document"),
         (["generate", "RUN", "--draw"], "nothing to answer"),
         (["generate", "RUN", "--image", "absent.png"], "absent.png: cannot be read"),
         (["generate", "RUN", "--image", "PICTURES/train.txt"], "train.txt: no picture in a format that is read"),

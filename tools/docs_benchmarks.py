@@ -109,6 +109,21 @@ def kosmos1() -> list[Row]:
     ]
 
 
+def emu() -> list[Row]:
+    """The figures of Emu's vectors."""
+    return [
+        Row(
+            "emu",
+            ("vectors", size, f"batch {batch}"),
+            f"Emu, {size}, batch {batch}: 32 vectors by a cache, against everything read anew for each",
+            "5",
+            optional=True,
+        )
+        for size in ("10m", "100m")
+        for batch in ("1", "8")
+    ]
+
+
 ROWS = (
     Row("step", ("padded",), "packed step, against one document a row", "2"),
     Row("step", ("plain, packed",), "packed step, against a plain loop on the same rows, dense mask", "1"),
@@ -118,6 +133,7 @@ ROWS = (
     *reading(),
     *guided(),
     *kosmos1(),
+    *emu(),
     Row("loader", ("loader",), "loader, against bare decoding", "0.97"),
     Row("loader", ("fast",), "fast way to read JPEG, against the exact one", "1.8"),
 )
@@ -130,6 +146,23 @@ PLAIN = (
     Row("import", ("import_over_read",), "its time, over that of reading the same bytes", ""),
     Row(
         "import", ("load", "height_over_weights"), "private memory of its load in bf16, over the weights", "1.1 at most"
+    ),
+    Row("emu", ("import", "height"), "private memory of an import of Emu 14B, bytes", "3e9 at most", optional=True),
+    Row(
+        "emu",
+        ("load", "height_over_weights"),
+        "private memory of a load of Emu in bf16, with as many layers as fit, over the weights",
+        "1.1 at most",
+        optional=True,
+    ),
+    *(
+        Row("emu", ("parts", part), f"a picture drawn by Emu at tiny size, seconds: {text}", "", optional=True)
+        for part, text in (
+            ("seconds", "all"),
+            ("language", "32 vectors"),
+            ("unet", "U-Net, 20 steps with guidance"),
+            ("vae", "VAE"),
+        )
     ),
 )
 HEAD = """# Measurements

@@ -46,6 +46,14 @@ KOSMOS = """
 and {follow} more where arms follow one; at most {limit} items of a task; the longest arm took {longest:.0f} seconds;
 commit {commit}, {date}.
 """
+EMU = """
+## Emu
+
+`python benchmarks/emu_findings.py`: seeds {seeds}; {pretrain:,} steps of `pretrain` and {decoder:,} of `visual_decoder`
+for each arm, from the same start for a seed; the longest took {longest:.0f} seconds to train; commit {commit}, {date}.
+`draw` is the accuracy of drawings; `one`, `two` and `looks` that of answers at once, in two steps, and in two with the
+picture before both; the others that of names behind so many examples, by chance and the most alike.
+"""
 SETTING = (
     "{scenes:,} held-out scenes of {objects} objects, seeds {seeds}, guidance {guidance:g} unless it says otherwise; "
     "distances on the features of the tower {features}; commit {commit}, {date}."
@@ -62,6 +70,9 @@ CLAIMS = {
     "interleaved data": "Pages of texts and pictures are what few-shot prompts are learned from (KOSMOS-1)",
     "transfer": "Colours and sizes of things are known better after seeing pictures: 76.1 and 94.2, against 61.4 and "
     "92.7 of a language model (KOSMOS-1)",
+    "two steps": "The pretrained model is asked about its own description of a picture (Emu, section 4.1); no figures "
+    "without that are given",
+    "pages": "Few-shot ability comes of pages and storyboards (Emu's authors); no figures are given",
     "retrieval": "Documents in front bring drawings nearer: FID 10.82 with none, 5.78 with one, 4.88 with two (CM3Leon "
     "7B)",
 }
@@ -75,7 +86,7 @@ def main() -> None:
 
 def page() -> str:
     """All of it."""
-    sections = (("drawing", drawing), ("retrieving", retrieving), ("kosmos1_findings", kosmos1))
+    sections = (("drawing", drawing), ("retrieving", retrieving), ("kosmos1_findings", kosmos1), ("emu_findings", emu))
     found = ((result(name), section) for name, section in sections)
     return HEAD + "".join(section(one) for one, section in found if one is not None)
 
@@ -134,6 +145,25 @@ def kosmos1(found: Mapping[str, Any]) -> str:
         text += f"\n| | {' | '.join(columns)} |\n| --- {'| --- ' * len(columns)}|\n"
         for arm, value in arms.items():
             text += f"| {arm} | {' | '.join(spread(value[column], 3) for column in columns)} |\n"
+    return text
+
+
+def emu(found: Mapping[str, Any]) -> str:
+    """Of benchmarks/emu_findings.py: an arm a row."""
+    figures, config = found["figures"], found["config"]
+    text = EMU.format(
+        seeds=", ".join(map(str, config["seeds"])),
+        pretrain=config["steps"][0],
+        decoder=config["steps"][1],
+        longest=max(seconds for arm in figures.values() for seconds in arm["train_s"]),
+        commit=found["commit"][:7],
+        date=found["date"],
+    )
+    text += f"\nThe paper: {CLAIMS['two steps']}. {CLAIMS['pages']}.\n"
+    columns = list(next(iter(figures.values()))["scores"])
+    text += f"\n| | {' | '.join(columns)} |\n| --- {'| --- ' * len(columns)}|\n"
+    for arm, value in figures.items():
+        text += f"| {arm} | {' | '.join(spread(value['scores'][column], 3) for column in columns)} |\n"
     return text
 
 

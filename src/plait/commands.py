@@ -13,6 +13,8 @@ from tyro.conf import Positional
 
 from plait.errors import InputError, listed
 
+FRAMES = 64  # of a video that is asked about: more than any system takes of it
+
 
 @dataclass(frozen=True)
 class Train:
@@ -130,6 +132,8 @@ class Generate(Answering):
     """Text of the prompt; with a document that is a conversation, what is asked next."""
     image: tuple[Path, ...] = ()
     """Pictures that the prompt is about; they stand before its text."""
+    video: tuple[Path, ...] = ()
+    """Videos that it is about, of at most 64 frames each; they stand before its text, behind its pictures."""
     document: Path | None = None
     """A JSON document instead of prompt and images."""
     draw: bool = False
@@ -188,17 +192,19 @@ class Generate(Answering):
         return Retriever(memory=memory, embedder=embedder, count=self.retrieve)
 
     def _document(self) -> Any:
-        from plait.document import Blank, Document, Image, Text, Turn
+        from plait.data.video import read_video
+        from plait.document import Blank, Document, Image, Piece, Text, Turn
 
-        pictures = [Image(path) for path in self.image]
+        pictures: list[Piece] = [Image(path) for path in self.image]
+        pictures += [read_video(path, most=FRAMES).video for path in self.video]
         text = [Text(self.prompt)] if self.prompt is not None else []
         if self.document is not None:
             said = Document.read(self.document)
             if self.draw or ((text or pictures) and not said.turns):
-                raise InputError("--document and --prompt, --image or --draw: give one or the other")
+                raise InputError("--document and --prompt, --image, --video or --draw: give one or the other")
             return Document([*said.turns, Turn("user", [*pictures, *text])]) if text or pictures else said
         if not text and not pictures:
-            raise InputError("nothing to answer: give --prompt, --image or --document")
+            raise InputError("nothing to answer: give --prompt, --image, --video or --document")
         if self.draw:
             return Document([*pictures, *text, Blank("image")])
         return Document([Turn("user", [*pictures, *text])]) if pictures else Document(text)

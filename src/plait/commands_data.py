@@ -24,8 +24,9 @@ class DataImport:
     """Turn a folder of pictures and words into shards.
 
     KIND is captions (an image folder and a caption table), classes (a folder for each class), coco (COCO's captions:
-    JSON files and image folders), webdataset (tars of images with captions, as img2dataset writes them) or pages (pages
-    of the web: WARC files, or saved as HTML with their images).
+    JSON files and image folders), webdataset (tars of images with captions, as img2dataset writes them), storyboard
+    (videos, or sheets of their frames, with subtitles) or pages (pages of the web: WARC files, or saved as HTML with
+    their images).
     """
 
     kind: Positional[str]
@@ -39,6 +40,8 @@ class DataImport:
     """NAME=FILE: what makes up a split. For captions, a list of picture names; for coco, a JSON."""
     template: tuple[str, ...] = ()
     """Caption of a class, with {name} in it; of classes."""
+    every: float | None = None
+    """Seconds between two frames of a video [2]; of storyboard."""
 
     def __call__(self) -> None:
         """Imports and prints what was kept and what was not."""
@@ -51,6 +54,7 @@ class DataImport:
             "images": ("--images", self.images),
             "splits": ("--split", dict(_named_file(item) for item in self.split)),
             "templates": ("--template", self.template),
+            "every": ("--every", self.every),
         }
         taken = signature(KINDS[self.kind]).parameters
         idle = [flag for name, (flag, value) in given.items() if value and name not in taken]

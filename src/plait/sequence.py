@@ -286,7 +286,8 @@ class Batch:
         x = table(self.ids)
         flat = x.flatten(0, 1)  # (b * t, c)
         for reader, slots in self.slots.items():
-            flat = flat.index_put((slots.at,), vectors[reader][slots.image, slots.offset].to(x.dtype))
+            if len(slots.at):  # pictures that are predicted, and never fed, fill nothing
+                flat = flat.index_put((slots.at,), vectors[reader][slots.image, slots.offset].to(x.dtype))
         if self.given is not None:
             flat = flat.index_put((self.given.at,), self.given.values.to(x.dtype))
         return flat.view_as(x)

@@ -14,7 +14,9 @@ import pytest
 from plait.data import intake
 from plait.data.coco import coco
 from plait.data.importers import KINDS, captions, class_caption, classes
+from plait.data.pages import pages
 from plait.data.shards import ShardSource, splits
+from plait.data.storyboard import storyboard
 from plait.data.webdataset import webdataset
 from plait.errors import InputError
 
@@ -43,8 +45,8 @@ def texts(source: ShardSource) -> list[str]:
 
 
 def test_kinds() -> None:
-    assert sorted(KINDS) == ["captions", "classes", "coco", "webdataset"]
-    assert list(KINDS.values()) == [captions, classes, coco, webdataset]
+    assert sorted(KINDS) == ["captions", "classes", "coco", "pages", "storyboard", "webdataset"]
+    assert list(KINDS.values()) == [captions, classes, coco, webdataset, storyboard, pages]
 
 
 def test_captions_keep_the_order_and_share_a_picture(tmp_path: Path) -> None:

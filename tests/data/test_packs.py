@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.data.crops import RandomCrop
-from plait.data.packs import Arrays, Data, Elements, Loader, in_order
+from plait.data.packs import Alternating, AlternatingLoader, Arrays, Data, Elements, Loader, elements_of, in_order
 from plait.data.shapes import Shapes
 from plait.data.shards import ShardSource, ShardWriter
 from plait.document import Blank, Document, Image
@@ -389,7 +389,7 @@ def test_any_plan_can_be_taken_up_anywhere(
 # ---------------------------------------------------------------------------------------------- the loader
 
 
-def take(loader: Loader, n: int) -> list[Arrays]:
+def take(loader: Loader | AlternatingLoader, n: int) -> list[Arrays]:
     return [next(loader) for _ in range(n)]
 
 
@@ -474,3 +474,44 @@ def test_pictures_by_themselves_are_transformed_too(format: CM3LeonFormat, pictu
     for part, picture_ in zip(arrays["slots/vqgan/pictures"], whole["slots/vqgan/pictures"], strict=True):
         assert not np.array_equal(part, picture_)
     assert same(arrays, Elements(data, format)[0])
+
+
+# --------------------------------------------------------------------------------------------- sets in turn
+
+
+def test_each_element_is_of_one_set_as_often_as_is_said(format: CM3LeonFormat) -> None:
+    one, two = plain(texts(18)), plain(texts(18), rows=4)
+    data = Alternating(sets={"one": one, "two": two}, shares={"one": 2.0, "two": 1.0})
+    found = elements_of(data, format)
+    sizes = [len(next(found)["ids"]) for _ in range(9)]
+    assert sizes.count(2) == 6 and sizes.count(4) == 3 and sizes[:3].count(4) == 1
+    found.close()
+    even = elements_of(Alternating(sets={"one": one, "two": two}), format)
+    assert [len(next(even)["ids"]) for _ in range(4)] == [2, 4, 2, 4]
+    even.close()
+
+
+def test_sets_go_on_from_their_state(format: CM3LeonFormat) -> None:
+    data = Alternating(sets={"one": plain(texts(18)), "two": plain(texts(12), rows=4)}, shares={"one": 1.0, "two": 3.0})
+    first = elements_of(data, format)
+    take(first, 3)
+    state = first.state
+    wanted = take(first, 4)
+    first.close()
+    assert state["sets"]["one"]["next"] + state["sets"]["two"]["next"] == 3
+    later = elements_of(data, format, state=state)
+    assert all(same(a, b) for a, b in zip(take(later, 4), wanted, strict=True))
+    later.close()
+    halves = [elements_of(data, format, rank, 2, state) for rank in range(2)]
+    for k in range(4):
+        assert [row for half in halves for row in rows_of(next(half))] == rows_of(wanted[k])
+    for half in halves:
+        half.close()
+    with pytest.raises(ConfigError, match=r"data sets \['one'\], but the run began with \['one', 'two'\]"):
+        elements_of(Alternating(sets={"one": data.sets["one"]}), format, state=state)
+
+
+@pytest.mark.parametrize("shares", [{"two": 1.0}, {"one": 0.0}, {"one": 1.0, "two": 1.0}])
+def test_wrong_shares_of_sets_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="give one above 0 for each, or none"):
+        Alternating(sets={"one": plain(texts(4))}, shares=shares)

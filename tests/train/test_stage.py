@@ -13,7 +13,7 @@ from plait.data.packs import Data
 from plait.document import Document
 from plait.errors import ConfigError
 from plait.objectives.tokens import NextToken
-from plait.train.stage import EpochSchedule, Optimiser, Schedule, Stage, Update
+from plait.train.stage import EpochSchedule, Optimiser, Schedule, Stage, StepSchedule, Update
 
 STAGE = Stage(
     name="stage",
@@ -64,6 +64,12 @@ def test_a_cosine_may_fall_with_each_epoch() -> None:
     schedule = EpochSchedule(epoch=3, warmup=2, start=0.5, final=0.1, stepped=True)
     second = 0.1 + 0.9 * (1 + math.cos(math.pi * 3 / 6)) / 2
     assert factors(schedule, 6) == pytest.approx([0.5, 0.75, 1.0, second, second, second, 0.1])
+
+
+def test_a_rate_may_fall_at_certain_steps() -> None:
+    schedule = StepSchedule(warmup=2, falls={4: 0.5, 6: 0.1})
+    assert [schedule.factor(step, 100) for step in range(8)] == pytest.approx([0.5, 1, 1, 1, 0.5, 0.5, 0.1, 0.1])
+    assert StepSchedule().factor(50, 10) == 1
 
 
 def test_a_cosine_over_epochs_needs_no_warm_up() -> None:

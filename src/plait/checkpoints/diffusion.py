@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from plait.checkpoints.keymap import KeyMap, Source
 from plait.checkpoints.parts import CLIP, ShapeOf, count, there
 from plait.checkpoints.published import Export
-from plait.checkpoints.tensors import DIFFUSION_WEIGHTS, PIPELINE, Shape, TensorFile, read_json
+from plait.checkpoints.tensors import DIFFUSION_WEIGHTS, PIPELINE, Shape, TensorFile, open_tensors, read_json
+from plait.config import from_plain
 from plait.errors import CheckpointError
-from plait.nn.diffusion import PRIVATE, DiffusionConfig, PromptConfig, UnCLIPConfig, settings_of
+from plait.nn.diffusion import PRIVATE, DiffusionConfig, PromptConfig, UnCLIPConfig, VectorDiffusion, settings_of
 
 SIGN = "unet.conv_in.weight"
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
@@ -166,6 +170,25 @@ class Pipeline:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file: give the whole folder of the decoder")
         return read_json(path)
+
+
+def stable_diffusion(folder: str | Path) -> VectorDiffusion:
+    """U-Net and VAE of a Stable Diffusion as diffusers stores it, in fp32; what reads its texts is left out.
+
+    Raises:
+        CheckpointError: no such folder, or none in it.
+    """
+    file = open_tensors(folder)
+    if SIGN not in file.shapes:
+        raise CheckpointError(f"{folder}: has no U-Net: give the folder with unet, vae and scheduler")
+    sizes, _ = Pipeline(file).diffusion()
+    with torch.device("meta"):
+        diffusion = VectorDiffusion(from_plain(DiffusionConfig, sizes))
+    table = latent_table(file.shapes) | KeyMap({}, ignored={"text_encoder.{rest}": "reads texts"})
+    wanted = {name: tuple(tensor.shape) for name, tensor in diffusion.state_dict().items()}
+    state = {name: tensor.float() for name, tensor in table.read(file.items(), wanted)}
+    diffusion.load_state_dict(state, assign=True)
+    return diffusion
 
 
 def unclip_exports(name: str, ours: str) -> list[Export]:

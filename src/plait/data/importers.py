@@ -1,9 +1,9 @@
 """Imports of foreign data into shards (`plait.data.shards`): which kinds there are, and the two for plain folders.
 
 `captions`: a folder of pictures and a table with the columns `image` and `caption`. `classes`: a folder for each
-class. `coco`: pictures and captions in COCO's JSON. `webdataset`: tars of pictures with captions. `pages`: pages of the
-web. Pictures go in with their bytes unchanged, after they were decoded once; what is missing, double or broken is left
-out, counted and listed in `report.json`.
+class. `coco`: pictures and captions in COCO's JSON. `webdataset`: tars of pictures with captions. `storyboard`: videos
+with subtitles. `pages`: pages of the web. Pictures go in with their bytes unchanged, after they were decoded once; what
+is missing, double or broken is left out, counted and listed in `report.json`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from plait.data.intake import (
 )
 from plait.data.pages import PagesReport, pages
 from plait.data.shards import SHARD_SIZE
+from plait.data.storyboard import storyboard
 from plait.data.webdataset import webdataset
 from plait.errors import InputError
 
@@ -126,6 +127,7 @@ KINDS: dict[str, Callable[..., ImportReport | PagesReport]] = {
     "classes": classes,
     "coco": coco,
     "webdataset": webdataset,
+    "storyboard": storyboard,
     "pages": pages,
 }
 

@@ -97,6 +97,34 @@ class Data:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Alternating:
+    """Several data sets of which each element is of one, as where a micro-batch is of one source in the paper."""
+
+    sets: Mapping[str, Data]
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """How often an element is of each; none given: they come in turn."""
+
+    def __post_init__(self) -> None:
+        if not self.sets or (self.shares and set(self.shares) != set(self.sets)) or min(self._all(), default=0) <= 0:
+            raise ConfigError(
+                f"shares {dict(self.shares)} of the data sets {sorted(self.sets)}: give one above 0 for each, or none"
+            )
+
+    def _all(self) -> list[float]:
+        return [self.shares.get(name, 1.0) for name in self.sets]
+
+    def next(self, taken: Mapping[str, int]) -> str:
+        """Of which set the next element is: the one that is furthest behind its share; of several, the first.
+
+        Args:
+            taken: elements so far, of each set.
+        """
+        whole, count = sum(self._all()), sum(taken.values()) + 1
+        behind = [share / whole * count - taken[name] for name, share in zip(self.sets, self._all(), strict=True)]
+        return list(self.sets)[max(range(len(behind)), key=lambda i: round(behind[i], 9))]
+
+
 @dataclass(frozen=True)
 class _Window:
     rows: list[list[Sequence]]
@@ -355,6 +383,51 @@ class Loader:
         """Ends threads and processes."""
         if close := getattr(self._iterator, "close", None):
             close()
+
+
+class AlternatingLoader:
+    """Iterates over the elements of several data sets, each of one; otherwise as `Loader`."""
+
+    def __init__(
+        self, data: Alternating, format: Format, rank: int = 0, ranks: int = 1, state: Mapping[str, Any] | None = None
+    ) -> None:
+        self._data = data
+        begun = (state or {}).get("sets", {})
+        if state is not None and set(begun) != set(data.sets):
+            raise ConfigError(
+                f"data sets {sorted(data.sets)}, but the run began with {sorted(begun)}: give it those, or begin "
+                "another run"
+            )
+        self._loaders = {name: Loader(one, format, rank, ranks, begun.get(name)) for name, one in data.sets.items()}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """That of each set."""
+        return {"sets": {name: dict(loader.state) for name, loader in self._loaders.items()}}
+
+    def __iter__(self) -> Iterator[Arrays]:
+        return self
+
+    def __next__(self) -> Arrays:
+        """The next element; as `Loader.__next__`."""
+        name = self._data.next({name: int(loader.state["next"]) for name, loader in self._loaders.items()})
+        return next(self._loaders[name])
+
+    def close(self) -> None:
+        """Ends threads and processes."""
+        for loader in self._loaders.values():
+            loader.close()
+
+
+def elements_of(
+    data: Data | Alternating,
+    format: Format,
+    rank: int = 0,
+    ranks: int = 1,
+    state: Mapping[str, Any] | None = None,
+) -> Loader | AlternatingLoader:
+    """What iterates over the elements of one rank."""
+    return (Loader if isinstance(data, Data) else AlternatingLoader)(data, format, rank, ranks, state)  # type: ignore[arg-type]
 
 
 def _end_with_parent(worker: int, workers: int) -> None:

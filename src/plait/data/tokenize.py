@@ -113,7 +113,7 @@ def _write(path: Path, documents: tuple[ShardSource, range], system: System, bat
 
 
 def _lines(source: ShardSource, numbers: range, system: System, batch: int) -> Iterator[dict[str, Any]]:
-    (prepare,) = system.format.preprocess().values()
+    prepare = next(iter(system.format.preprocess().values()))  # others are of what is drawn
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(numbers), _AHEAD):
             read = [_document(source, number) for number in numbers[first : first + _AHEAD]]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from plait.checkpoints.outside import from_file, is_outside
 from plait.errors import ConfigError, hint
 from plait.evaluate import shapes
+from plait.evaluate.asking import ShapesPrompted, Steps
 from plait.evaluate.cases import SUBJECTS, ShapesCases
 from plait.evaluate.choices import (
     ShapesCommonsense,
@@ -21,6 +22,8 @@ from plait.evaluate.choices import (
     ShapesNames,
     ShapesOpinions,
 )
+from plait.evaluate.dialogues import ShapesDialogueRanking
+from plait.evaluate.fewshot import ShapesFewShot
 from plait.evaluate.retrieval import ShapesRetrieval
 from plait.evaluate.shots import ShapesEpisodes, ShapesPages, ShapesShots
 from plait.generate.model import Model
@@ -49,6 +52,8 @@ def _cases(name: str, limit: int | None) -> list[Task]:
     return [ShapesCases.at_most(name, limit)]
 
 
+_WAYS: tuple[tuple[Steps, bool], ...] = (("one", False), ("two", False), ("two", True))
+
 TASKS: dict[str, Factory] = {
     "shapes": shapes.tasks,
     "shapes/caption": lambda limit: [shapes.ShapesCaption(held=shapes.Held.at_most(limit))],
@@ -58,6 +63,11 @@ TASKS: dict[str, Factory] = {
     "shapes/told": lambda limit: [shapes.ShapesTextQuestions(held=shapes.Held.at_most(limit))],
     "shapes/drawings": lambda limit: [shapes.ShapesDrawings(held=shapes.Held.at_most(limit))],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
+    "shapes/examples": lambda limit: [ShapesFewShot.at_most(limit)],
+    "shapes/dialogue-ranking": lambda limit: [ShapesDialogueRanking.at_most(limit)],
+    "shapes/asking": lambda limit: [
+        ShapesPrompted(held=shapes.Held.at_most(limit), steps=steps, looks=looks) for steps, looks in _WAYS
+    ],
     "shapes/few-shot": lambda limit: [ShapesShots.at_most(limit)],
     "shapes/episodes": lambda limit: [ShapesEpisodes.at_most(limit)],
     "shapes/pages": lambda limit: [ShapesPages.at_most(limit)],

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from plait.data.shapes import language
 from plait.data.shapes.cases import Case, Cases
 from plait.data.shapes.draw import BACKGROUND
 from plait.data.shapes.kinds import CASES
 from plait.data.shapes.score import drawing, draws
 from plait.data.shapes.world import VALUES, Scene, SceneImage
-from plait.document import Document, Image, Piece, Turn
+from plait.document import Document, Image, Piece, Text, Turn
 from plait.errors import ConfigError, hint
 from plait.generate.engine import Settings
 from plait.generate.model import Model
@@ -178,6 +179,13 @@ def _rounds(case: Case) -> str:
     return str(sum(turn.role == "user" for turn in case.prompt.turns))
 
 
+def _told_by(case: Case) -> str:
+    """Of a context: what its pictures tell. Who does not know the noun cannot read its sentences."""
+    first = case.prompt.pieces[0]
+    assert isinstance(first, Text)
+    return "style" if language.parse(first.text) else "object"
+
+
 def _from_map(kind: str) -> Subject:
     measures = {"object_accuracy": _pictured, "overlap": _judged}
     return Subject(kind=kind, measures=measures, groups={"by_objects": _objects}, only=_to_picture)
@@ -199,9 +207,12 @@ SUBJECTS: dict[str, Subject] = {
     "writing": Subject(kind="writings", measures={"read": _judged}, groups={"by_letters": _length}),
     "dialogue": Subject(kind="dialogues", measures={"accuracy": _judged}, groups={"by_rounds": _rounds}),
     "steps": Subject(kind="steps", measures={"accuracy": _judged}),
+    "video": Subject(kind="videos", measures={"accuracy": _judged}),
+    "in_context": Subject(kind="contexts", measures={"worth": _judged}, groups={"by_form": _told_by}),
 }
 """What is scored, by the name of the task.
 
 edit: the picture after it; `done` is 0 unless the change is done. segmentation, edges: the picture of a map. boxes:
 objects in the boxes that are told. writing: texts that are read back. dialogue, steps: the last answer.
+video: answers about what happens in it. in_context: drawings in the style, or of the object, of the prompt's pictures.
 """

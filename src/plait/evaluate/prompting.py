@@ -63,7 +63,7 @@ class Nearest:
         Raises:
             ImageError: a picture cannot be read.
         """
-        return cls(embedder, embedder(list(pool)).pictures)
+        return cls(embedder, _pictured(embedder, pool))
 
     def __call__(self, prompt: Document, number: int, among: int, count: int) -> Items[int]:
         """Places in the pool.
@@ -71,10 +71,15 @@ class Nearest:
         Raises:
             ImageError: a picture cannot be read.
         """
-        query = self.embedder([prompt]).pictures
+        query = _pictured(self.embedder, [prompt])
         _, rows = exact(self.vectors.numpy(), np.ones(len(self.vectors), np.float32), query, count)
         found: list[int] = rows[0].tolist()
         return found[::-1]
+
+
+def _pictured(embedder: Embedder, documents: Items[Document]) -> Tensor:
+    """Of pictures alone: texts are not compared, and a system may have no tower of them."""
+    return embedder([Document(document.images) for document in documents]).pictures
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,12 @@ class DiffusionConfig:
     rows: int = 8
     """Pictures that are drawn at once."""
 
+    @property
+    def side(self) -> int:
+        """Pixels of a picture: each level of the VAE but the last halves it."""
+        side: int = self.unet["sample_size"] * 2 ** (len(self.vae["block_out_channels"]) - 1)
+        return side
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -58,6 +60,15 @@ class LLaMA(nn.Module):
         """Hidden states, after the last norm, of embedded inputs."""
         states: Tensor = self.decoder(x, position, attend)
         return states
+
+    @torch.no_grad()
+    def extend(self, alike: Items[Items[int]]) -> None:
+        """Adds words behind the last: each begins, in both tables, as the mean of the rows of the ids that it names."""
+        for table in (self.embed, self.head):
+            rows = [table.weight[list(ids)].mean(0) for ids in alike]
+            table.weight = nn.Parameter(torch.cat([table.weight, torch.stack(rows)]))
+        self.config = replace(self.config, vocabulary=self.config.vocabulary + len(alike))
+        self.embed.num_embeddings = self.head.out_features = self.config.vocabulary
 
 
 def _block(config: LLaMAConfig, rotation: nn.Module) -> Block:

@@ -161,10 +161,21 @@ def denoising(
     generator: torch.Generator,
     labels: Float[Tensor, "m f"] | None = None,
 ) -> Float[Tensor, " m"]:
+    """`noise_loss` of pixels with CLIP's mean and deviation taken out."""
+    return noise_loss(diffusion, from_clip(shown), seen, generator, labels)
+
+
+def noise_loss(
+    diffusion: LatentDiffusion,
+    pixels: Float[Tensor, "m 3 y x"],
+    seen: Float[Tensor, "m n e"],
+    generator: torch.Generator,
+    labels: Float[Tensor, "m f"] | None = None,
+) -> Float[Tensor, " m"]:
     """The loss of each picture at a time of its own; times are spread evenly over the pictures.
 
     Args:
-        shown: pixels with CLIP's mean and deviation taken out.
+        pixels: in [-1, 1].
         seen: what the U-Net looks at.
         generator: of times and noise, on the CPU.
         labels: what goes to each of its layers, where it has labels.
@@ -179,7 +190,7 @@ def denoising(
             f"a scheduler with prediction_type {kind!r}: noise or velocity is learned, set epsilon or v_prediction"
         )
     with torch.no_grad():
-        latents = diffusion.latents(from_clip(shown)).float()
+        latents = diffusion.latents(pixels).float()
     m = len(latents)
     even = (torch.arange(m) + torch.rand(m, generator=generator)) / m
     time = (even * len(share)).long().clamp(max=len(share) - 1)

@@ -23,7 +23,7 @@ class NextTokenAndVector:
     """
 
     tokens: NextToken = field(default_factory=NextToken)
-    kind: str = "vector"
+    target: str = "vector"
     weight: float = 1.0
     """Of the mean over vectors, beside the mean over tokens."""
     reduction: Literal["mean", "sum"] = "mean"
@@ -31,13 +31,13 @@ class NextTokenAndVector:
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """The sum of weights of each kind."""
-        targets = batch.targets.get(self.kind)
-        return {**self.tokens.counts(batch), self.kind: float(targets.weight.sum()) if targets else 0.0}
+        targets = batch.targets.get(self.target)
+        return {**self.tokens.counts(batch), self.target: float(targets.weight.sum()) if targets else 0.0}
 
     def weights(self, counts: Mapping[str, float]) -> Mapping[str, float]:
         """Those of the tokens, and the configured one."""
-        tokens = {kind: count for kind, count in counts.items() if kind != self.kind}
-        return {**self.tokens.weights(tokens), self.kind: self.weight}
+        tokens = {kind: count for kind, count in counts.items() if kind != self.target}
+        return {**self.tokens.weights(tokens), self.target: self.weight}
 
     def __call__(
         self, system: System, companions: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
@@ -46,13 +46,16 @@ class NextTokenAndVector:
         hidden = system(batch)
         losses = self.tokens.sums(system, batch, hidden)
         flat = hidden.states.flatten(0, 1)  # (b * t, c)
-        targets = batch.targets.get(self.kind)
+        targets = batch.targets.get(self.target)
         if targets is None:
-            return {**losses, self.kind: system.heads[self.kind](flat[:1]).sum() * 0.0}  # the same graph on all ranks
-        predicted = system.heads[self.kind](flat[targets.at]).float()
+            return {
+                **losses,
+                self.target: system.heads[self.target](flat[:1]).sum() * 0.0,
+            }  # the same graph on all ranks
+        predicted = system.heads[self.target](flat[targets.at]).float()
         squared = (predicted - wanted(system, batch, hidden, targets).float()).square()
         each = squared.mean(-1) if self.reduction == "mean" else squared.sum(-1)
-        return {**losses, self.kind: (each * targets.weight).sum()}
+        return {**losses, self.target: (each * targets.weight).sum()}
 
 
 @torch.no_grad()

@@ -55,7 +55,9 @@ from plait.systems.base import (
     Next,
     Stop,
     Streams,
+    Towers,
     sight,
+    square,
     squashed,
 )
 from plait.text.dialogues import EMU, spoken
@@ -63,7 +65,8 @@ from plait.text.instructions import IMAGE_MESSAGE, PROMPTS, VIDEO_MESSAGE
 from plait.text.pieces import SentencePiece
 from plait.text.templates import Segment, merge
 
-READER = "vision"
+READER, CANVAS = "vision", "canvas"
+"""What pictures are read by; and, where the decoder is trained, what it is to draw."""
 TOKENIZER = "tokenizer.model"
 PAD, BEGIN, END, PLACE = "[PAD]", "[IMG]", "[/IMG]", "<image>"
 WORDS = (PAD, BEGIN, END, PLACE)
@@ -97,6 +100,9 @@ class EmuConfig:
     picture is drawn where one is asked for."""
     frames: int = 8
     """That are taken of a video."""
+    image_message: str = IMAGE_MESSAGE
+    video_message: str = VIDEO_MESSAGE
+    """What the system says before a conversation about one picture, or about a video."""
     unread: UnreadConfig | None = None
     lora: LoRAConfig | None = None
     """Adapters on the language model."""
@@ -197,8 +203,11 @@ class Emu(Adaptable):
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Vectors of the pictures among embedded words, then the language model."""
-        own = {reader: self.read(slots.pictures) for reader, slots in batch.slots.items()}
+        own = {READER: self.read(batch.slots[READER].pictures)} if READER in batch.slots else {}
         x = batch.embedded(self.language.embed, own)  # (b, t, c)
+        if not own and cache is None and torch.is_grad_enabled():  # all ranks run the same modules, pictures or not
+            side = self.config.vision.image_size
+            x = x + 0.0 * self.read(torch.zeros(1, 3, side, side, device=x.device)).sum()
         return Hidden(states=self.language(x, batch.position, sight(batch, cache)), own=own)
 
     def read(self, pixels: Float[Tensor, "m 3 side side"]) -> Float[Tensor, "m n c"]:
@@ -243,6 +252,39 @@ class Emu(Adaptable):
     def chance(self) -> Mapping[str, float]:
         """ln(vocabulary); there is none of vectors."""
         return {"token": math.log(self.config.language.vocabulary)}
+
+    def converse(self) -> None:
+        """Adds the words for both sides of a conversation (Emu-I), unless they are there.
+
+        They begin as the mean of the pieces of "user" and of "assistant".
+        """
+        if self.config.tuned:
+            return
+        text = self.format.text
+        self.language.extend([text.encode(role.strip("[]").lower()) for role in ROLES])
+        self.config = replace(self.config, tuned=True, language=self.language.config)
+        self.format = EmuFormat(self.config, vocabulary(text.model, tuned=True))
+
+    def redraw(self, config: DiffusionConfig) -> None:
+        """A decoder with other sizes in place of the present one, with random weights."""
+        self.config = replace(self.config, decoder=config)
+        self.format = EmuFormat(self.config, self.format.text)
+        self.decoder = VectorDiffusion(config).to(self.device)
+
+    @property
+    def towers(self) -> Towers:
+        """EVA's, for pictures alone: by the mean of its patches. Its tower of texts is not part of Emu."""
+
+        def texts(texts: Items[str]) -> Tensor:
+            raise ConfigError(f"Emu has no tower of texts, for {len(texts)} of them: compare pictures with pictures")
+
+        def pictures(pictures: Items[Image]) -> Tensor:
+            prepare = self.format.preprocess()[READER]
+            pixels = torch.stack([torch.from_numpy(prepare(picture)) for picture in pictures]).to(self.device)
+            seen = self.vision(pixels.to(self.vision.class_token.dtype))[:, 1:]  # (m, patches, w)
+            return nn.functional.normalize(seen.float().mean(1), dim=1)
+
+        return Towers(width=self.config.vision.width, parts=("vision",), texts=texts, pictures=pictures)
 
     @property
     def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
@@ -345,8 +387,8 @@ class EmuFormat(Format):
             return list(turns)
         seen = [piece for turn in turns for piece in turn.pieces if isinstance(piece, Image | Video)]
         if any(isinstance(piece, Video) for piece in seen):
-            return [Turn("system", VIDEO_MESSAGE), *turns]
-        return [Turn("system", IMAGE_MESSAGE), *turns] if len(seen) == 1 else list(turns)
+            return [Turn("system", self.config.video_message), *turns]
+        return [Turn("system", self.config.image_message), *turns] if len(seen) == 1 else list(turns)
 
     def _string(self, segments: Items[Segment], weight: float = 1.0) -> list[Span]:
         """Segments that are tokenised as one string."""
@@ -448,8 +490,14 @@ class EmuFormat(Format):
         return PROMPTS
 
     def preprocess(self, train: bool = False, fast: bool = False) -> Mapping[str, Prepare]:
-        """The whole picture squashed to a square, bicubic, with CLIP's mean and deviation; no fast way."""
-        return {READER: squashed(self.config.vision.image_size)}
+        """The whole picture squashed to a square, bicubic, with CLIP's mean and deviation; no fast way.
+
+        What is to be drawn: its centre, at the size of the decoder.
+        """
+        readers = {READER: squashed(self.config.vision.image_size)}
+        if self.config.decoder is not None:
+            readers[CANVAS] = square(self.config.decoder.side)
+        return readers
 
     @property
     def max_length(self) -> int:

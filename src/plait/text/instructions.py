@@ -19,6 +19,8 @@ VIDEO_MESSAGE = (
     "[IMG]ImageContent[/IMG]. You will be able to see the video after I provide it to you. Please answer my questions "
     "based on the given video."
 )
+LOOK = "describing the image in detail. the image shows"
+"""Behind a picture: what the pretrained model goes on with is a description."""
 WORD = (
     " based on the content of the image and common sense, please provide an accurate answer consisting of only one "
     "word or phrase. "
@@ -40,7 +42,7 @@ PROMPTS = {
         " [ASSISTANT]: the image depicts a photo of",
     ),
     "continue": "[USER]: Continue [ASSISTANT]:",
-    "look": f"{PLACE} describing the image in detail. the image shows",
+    "look": f"{PLACE} {LOOK}",
 }
 """Name -> prompt. `look` is the first step of the pretrained model's two; the second is `step_two`."""
 
@@ -60,13 +62,18 @@ def whether_known(text: str) -> str:
     return _asked(f"{WORD}{text}, is the answer known?")
 
 
+def asked_of(text: str) -> str:
+    """What asks the pretrained model at once, behind a picture; the paper asks it in two steps alone."""
+    return f"based on the picture, {text} short answer:"
+
+
 def step_two(caption: str, text: str, looks: bool = False) -> str:
     """The pretrained model's question, once it has described the picture.
 
     Args:
         looks: the picture stands before it again. The paper does not say whether it does.
     """
-    return f"{PLACE if looks else ''}a picture of {caption}. based on the picture, {text} short answer:"
+    return f"{PLACE if looks else ''}a picture of {caption}. {asked_of(text)}"
 
 
 def dialogue_about(said: Items[tuple[str, str]], text: str) -> str:

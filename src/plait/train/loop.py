@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from plait.data.packs import Loader
+from plait.data.packs import elements_of
 from plait.errors import TrainingError
 from plait.objectives.gather import all_sum
 from plait.sequence import Batch
@@ -81,7 +81,7 @@ class Loop:
         self.collator = system.format.collator(train=True)
         if state is not None:
             self._restore(state)
-        self.loader = Loader(stage.data, system.format, ranks.rank, ranks.count, state and state["loader"])
+        self.loader = elements_of(stage.data, system.format, ranks.rank, ranks.count, state and state["loader"])
         if stage.compile:
             for module, _ in system.units:
                 module.compile(dynamic=True)

@@ -29,7 +29,7 @@ import torch
 
 from plait.checkpoints import directory as checkpoints
 from plait.config import difference, read_yaml, to_plain, write_yaml
-from plait.data.packs import Data
+from plait.data.packs import Alternating, Data
 from plait.document import Image
 from plait.errors import DISK_FULL, CheckpointError, ConfigError, Interrupted, TrainingError
 from plait.evaluate import Task
@@ -320,7 +320,13 @@ class Unwritten:
         return self.length
 
 
-def _told_of(data: Data) -> Data:
+def _told_of(data: Data | Alternating) -> Data | Alternating:
+    if isinstance(data, Alternating):
+        return replace(data, sets={name: _written(one) for name, one in data.sets.items()})
+    return _written(data)
+
+
+def _written(data: Data) -> Data:
     return replace(data, sources={name: _plainly(source) for name, source in data.sources.items()})
 
 
@@ -341,7 +347,8 @@ def _essence(config: Any) -> Any:
     for stage in config.get("stages", ()):
         for name in ("compile", "save_every", "probe_every", "tasks"):
             stage.pop(name, None)
-        stage["data"].pop("workers", None)
+        for data in stage["data"].get("sets", {"": stage["data"]}).values():
+            data.pop("workers", None)
     return config
 
 

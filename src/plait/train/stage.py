@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from plait.data.packs import Data
+from plait.data.packs import Alternating, Data
 from plait.document import Document
 from plait.errors import ConfigError
 from plait.evaluate import Task
@@ -118,6 +118,23 @@ class EpochSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepSchedule:
+    """A linear warm-up, then the full rate until it falls to a factor at certain steps."""
+
+    warmup: int = 0
+    """Steps."""
+    falls: Mapping[int, float] = field(default_factory=dict)
+    """From a step on, counted from 0, the factor."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor at `step`; the length of the stage does not matter."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        begun = [first for first in self.falls if first <= step]
+        return self.falls[max(begun)] if begun else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Update:
     """One kind of step: an objective and the optimisers that follow it. A stage takes its updates in turn."""
 
@@ -137,10 +154,10 @@ class Stage:
     """
 
     name: str
-    data: Data
+    data: Data | Alternating
     updates: tuple[Update, ...]
     steps: int
-    schedule: Schedule | EpochSchedule = Schedule()
+    schedule: Schedule | EpochSchedule | StepSchedule = Schedule()
     companions: Mapping[str, Callable[[Any], nn.Module]] = field(default_factory=dict)
     """Modules that take part but are no part of the system: made from it as the stage begins, saved with the state."""
     before: tuple[Callable[[Any], None], ...] = ()

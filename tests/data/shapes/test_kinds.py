@@ -19,7 +19,7 @@ from plait.data.shapes.world import SceneImage
 from plait.document import Blank, Document, Image, Text
 from plait.errors import ConfigError
 
-APART = ("videos", "stories", "matrices", "words", "opinions", "pages", "episodes")  # see test_pictured.py
+APART = ("videos", "stories", "matrices", "words", "opinions", "pages", "episodes", "contexts")  # see test_pictured.py
 HERE = {name: kind for name, kind in CASES.items() if name not in APART}
 every = pytest.mark.parametrize("kind", HERE.values(), ids=HERE)
 

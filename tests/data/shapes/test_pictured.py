@@ -11,11 +11,12 @@ import pytest
 from plait.data.shapes.cases import Case, Cases
 from plait.data.shapes.kinds import CASES
 from plait.data.shapes.split import HELD_OUT_PAIRS, part
-from plait.data.shapes.world import SIZES, SceneImage
+from plait.data.shapes.world import SIZES, Object, Scene, SceneImage
 from plait.document import Blank, Document, Image, Video
 from plait.errors import ConfigError
 
-PICTURED = {name: CASES[name] for name in ("videos", "stories", "matrices", "words", "opinions", "pages", "episodes")}
+NAMES = ("videos", "stories", "matrices", "words", "opinions", "pages", "episodes", "contexts")
+PICTURED = {name: CASES[name] for name in NAMES}
 kinds = pytest.mark.parametrize("kind", PICTURED.values(), ids=PICTURED)
 
 
@@ -97,6 +98,15 @@ def goes_or_grows(source, i, case):
     return Document(f"the {first.colour} {first.shape} " + ("vanishes" if len(scene) > 1 else f"becomes {other}"))
 
 
+def plain_or_red(source, i, case):
+    """Contexts: what is asked for in the plain style; or, where an object must be known, as a red circle."""
+    scene = case.reply.images[0].source.scene
+    if source.form(i) == "object":
+        (item,) = scene.objects
+        scene = Scene((Object("red", "circle", item.size, item.place),))
+    return Document(Image(SceneImage(scene, 64)))
+
+
 GUESSES = {
     "videos": lambda kind: answers(kind, lambda source, i: source.clip(i).asked),
     "stories": lambda kind: goes_or_grows,
@@ -104,6 +114,7 @@ GUESSES = {
     "words": lambda kind: answers(kind, lambda source, i: ""),
     "opinions": lambda kind: answers(kind, lambda source, i: ""),
     "pages": lambda kind: answers(kind, lambda source, i: source.page(i).asked),
+    "contexts": lambda kind: plain_or_red,
     "episodes": lambda kind: lambda source, i, case: case.candidates[0],
 }
 

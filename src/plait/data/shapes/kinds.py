@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from plait.data.shapes.boxes import Boxes
 from plait.data.shapes.cases import Cases
+from plait.data.shapes.contexts import Contexts
 from plait.data.shapes.dialogues import Dialogues
 from plait.data.shapes.edits import Edits
 from plait.data.shapes.episodes import Episodes
@@ -44,5 +45,6 @@ _KINDS: tuple[type[Cases], ...] = (
     Writings,
     Pages,
     Episodes,
+    Contexts,
 )
 CASES: dict[str, type[Cases]] = {kind.name: kind for kind in _KINDS}
