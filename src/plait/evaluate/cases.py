@@ -197,11 +197,14 @@ SUBJECTS: dict[str, Subject] = {
         groups={"by_objects": _objects},
     ),
     "writing": Subject(kind="writings", measures={"read": _judged}, groups={"by_letters": _length}),
+    "composition": Subject(kind="compositions", measures={"object_accuracy": _judged}, groups={"by_objects": _objects}),
     "dialogue": Subject(kind="dialogues", measures={"accuracy": _judged}, groups={"by_rounds": _rounds}),
+    "sketches": Subject(kind="sketches", measures={"accuracy": _judged}),
     "steps": Subject(kind="steps", measures={"accuracy": _judged}),
 }
 """What is scored, by the name of the task.
 
 edit: the picture after it; `done` is 0 unless the change is done. segmentation, edges: the picture of a map. boxes:
-objects in the boxes that are told. writing: texts that are read back. dialogue, steps: the last answer.
+objects in the boxes that are told. writing: texts that are read back. composition: 0 in another style than that of the
+second picture. dialogue, sketches, steps: the last answer.
 """
