@@ -27,6 +27,7 @@ from plait.errors import ConfigError
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
 from plait.generate.sampling import Sampling
+from plait.text.requests import DRAW
 
 CAPTION_TOKENS = 96  # three objects take about 30 words, of one or two tokens in a vocabulary learned on captions
 ANSWER_TOKENS = 24
@@ -216,6 +217,10 @@ class ShapesDraw:
     A drawing is worth the objects that are right in colour, shape, size and place, over the larger of the numbers of
     objects asked for and found; no drawing is worth 0. Scores are means over drawings. `exact` is the share of those
     without any fault.
+
+    Args:
+        asked: in a conversation (`plait.text.requests.DRAW`), where the model is to draw of its own accord; else the
+            caption is followed by the place of its picture.
     """
 
     name: ClassVar[str] = "draw"
@@ -223,18 +228,25 @@ class ShapesDraw:
     guidance: float = 2.0
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.9))
     seed: int = 0
+    asked: bool = False
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"object_accuracy", "exact", "n", "by_objects", "by_pairs", "by_wordings"}."""
         items = self.held.items()
-        settings = Settings(max_new_tokens=0, guidance=self.guidance, image=self.sampling, seed=self.seed)
-        prompts = [Document([Text(item.example.caption), Blank("image")]) for item in items]
-        replies = model.generate(prompts, settings)
+        most = ANSWER_TOKENS if self.asked else 0
+        settings = Settings(max_new_tokens=most, guidance=self.guidance, image=self.sampling, seed=self.seed)
+        replies = model.generate([self._prompt(item) for item in items], settings)
         marks = [
             _Mark(item, _drawn(item.example.scene, reply.document.images), seen=item.example.caption_seen)
             for item, reply in zip(items, replies, strict=True)
         ]
         return _scores(marks, _object_accuracy)
+
+    def _prompt(self, item: Item) -> Document:
+        caption = item.example.caption
+        if not self.asked:
+            return Document([Text(caption), Blank("image")])
+        return Document([Turn("user", DRAW[item.number % len(DRAW)].request(caption))])
 
 
 @dataclass(frozen=True, kw_only=True)
