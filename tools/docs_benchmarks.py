@@ -92,6 +92,20 @@ def guided() -> list[Row]:
     ]
 
 
+def tokenising() -> list[Row]:
+    """The figures of SEED's tokenizer."""
+    ways = {"built": "as built", "packed": "as loaded"}
+    return [
+        Row("tokenising", (act, f"batch {batch}", way), f"SEED's tokenizer, batch {batch}, {told}: {text}", "1")
+        for act, text, batches in (
+            ("encode", "pictures to codes", ("1", "8")),
+            ("decode", "codes to pictures", ("1", "4")),
+        )
+        for batch in batches
+        for way, told in ways.items()
+    ]
+
+
 ROWS = (
     Row("step", ("padded",), "packed step, against one document a row", "2"),
     Row("step", ("plain, packed",), "packed step, against a plain loop on the same rows, dense mask", "1"),
@@ -100,6 +114,7 @@ ROWS = (
     *decoding("100m", "1.15", "1.3"),
     *reading(),
     *guided(),
+    *tokenising(),
     Row("loader", ("loader",), "loader, against bare decoding", "0.97"),
     Row("loader", ("fast",), "fast way to read JPEG, against the exact one", "1.8"),
 )
@@ -113,6 +128,14 @@ PLAIN = (
     Row(
         "import", ("load", "height_over_weights"), "private memory of its load in bf16, over the weights", "1.1 at most"
     ),
+    Row("import-seed", ("import", "height"), "private memory of an import of SEED-LLaMA 8B, bytes", "3e9 at most"),
+    Row("import-seed", ("import_over_read",), "its time, over that of reading the same bytes", ""),
+    Row(
+        "import-seed",
+        ("load", "height_over_weights"),
+        "private memory of its load in bf16, over the weights",
+        "1.1 at most",
+    ),
 )
 HEAD = """# Measurements
 
@@ -123,8 +146,9 @@ the versions. `python benchmarks/<name>.py` measures again. Two cores, no GPU.
 
 How many times as fast Plait is as what stands beside it: the median over pairs of runs in one process, with quartiles.
 The peer in decoding is transformers' `LlamaForCausalLM` with the same weights, that of EVA's tower and the Q-Former its
-`Blip2VisionModel` and `Blip2QFormerModel`, and that of pictures of 256 and 1,024 codes its `OPTForCausalLM` with the
-weights of a CM3Leon; bare products are the matrix products of the same work by PyTorch's linear layers and nothing
+`Blip2VisionModel` and `Blip2QFormerModel`, that of SEED's tokenizer these two and diffusers'
+`StableUnCLIPImg2ImgPipeline`, and that of pictures of 256 and 1,024 codes its `OPTForCausalLM` with the weights of a
+CM3Leon; bare products are the matrix products of the same work by PyTorch's linear layers and nothing
 else, or by packed ones, where 1 cannot be passed. As loaded: what `plait.load` gives; compiled: with `compile=True`,
 which takes some minutes at first.
 
