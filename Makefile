@@ -41,6 +41,7 @@ bench: $(STAMP)  ## Run the benchmarks that need no data; each writes benchmarks
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/tokenising.py
 	$(BIN)/python benchmarks/demo.py
 
 docs: $(STAMP)  ## Write the generated tables of the documents again

@@ -37,6 +37,12 @@ TOWER = VITConfig(image_size=224, patch=14, width=384, depth=12, heads=6, hidden
 
 def tower() -> tuple[nn.Module, Any]:
     """EVA's tower with a norm behind it, and the peer with its weights."""
+    ours = eva_vit(TOWER, nn.LayerNorm(TOWER.width, eps=TOWER.eps)).eval()
+    return ours, tower_peer(ours, ours.norm)
+
+
+def tower_peer(ours: Any, norm: nn.Module) -> Any:
+    """The peer of a tower of the size `TOWER`, and of the norm behind it."""
     import transformers
 
     config = transformers.Blip2VisionConfig(
@@ -49,12 +55,11 @@ def tower() -> tuple[nn.Module, Any]:
         layer_norm_eps=TOWER.eps,
     )
     theirs = transformers.Blip2VisionModel(config).eval()
-    ours = eva_vit(TOWER, nn.LayerNorm(TOWER.width, eps=TOWER.eps)).eval()
     embeddings = theirs.embeddings
     embeddings.class_embedding = nn.Parameter(ours.class_token.detach())
     embeddings.position_embedding = nn.Parameter(ours.positions.detach())
     embeddings.patch_embedding.load_state_dict(ours.patch.state_dict())
-    theirs.post_layernorm.load_state_dict(ours.norm.state_dict())
+    theirs.post_layernorm = norm
     for block, layer in zip(ours.blocks, theirs.encoder.layers, strict=True):
         give(
             block,
@@ -67,14 +72,20 @@ def tower() -> tuple[nn.Module, Any]:
                 "mlp.out": layer.mlp.fc2,
             },
         )
-    return ours, theirs
+    return theirs
 
 
 def qformer() -> tuple[nn.Module, Any]:
     """BLIP-2's Q-Former without text, and the peer with its weights."""
+    ours = QFormer(BLIP2_QFORMER).eval()
+    return ours, qformer_peer(ours)
+
+
+def qformer_peer(ours: Any) -> Any:
+    """The peer of a Q-Former without text."""
     import transformers
 
-    sizes = BLIP2_QFORMER
+    sizes = ours.config
     config = transformers.Blip2QFormerConfig(
         hidden_size=sizes.width,
         num_hidden_layers=sizes.depth,
@@ -85,7 +96,6 @@ def qformer() -> tuple[nn.Module, Any]:
         layer_norm_eps=sizes.eps,
     )
     theirs = transformers.Blip2QFormerModel(config).eval()
-    ours = QFormer(sizes).eval()
     theirs.register_buffer("queries", ours.queries.detach())  # it is handed them at every call
     theirs.layernorm.load_state_dict(ours.norm.state_dict())
     for block, layer in zip(ours.blocks, theirs.encoder.layer, strict=True):
@@ -111,7 +121,7 @@ def qformer() -> tuple[nn.Module, Any]:
                     "cross.norm": cross.output.LayerNorm,
                 },
             )
-    return ours, theirs
+    return theirs
 
 
 def give(block: nn.Module, places: dict[str, Any]) -> None:

@@ -124,6 +124,26 @@ def emu() -> list[Row]:
     ]
 
 
+def tokenising() -> list[Row]:
+    """The figures of SEED's tokenizer."""
+    ways = {"built": "as built", "packed": "as loaded"}
+    return [
+        Row(
+            "tokenising",
+            (act, f"batch {batch}", way),
+            f"SEED's tokenizer, batch {batch}, {told}: {text}",
+            "1",
+            optional=True,
+        )
+        for act, text, batches in (
+            ("encode", "pictures to codes", ("1", "8")),
+            ("decode", "codes to pictures", ("1", "4")),
+        )
+        for batch in batches
+        for way, told in ways.items()
+    ]
+
+
 ROWS = (
     Row("step", ("padded",), "packed step, against one document a row", "2"),
     Row("step", ("plain, packed",), "packed step, against a plain loop on the same rows, dense mask", "1"),
@@ -134,6 +154,7 @@ ROWS = (
     *guided(),
     *kosmos1(),
     *emu(),
+    *tokenising(),
     Row("loader", ("loader",), "loader, against bare decoding", "0.97"),
     Row("loader", ("fast",), "fast way to read JPEG, against the exact one", "1.8"),
 )
@@ -164,6 +185,21 @@ PLAIN = (
             ("vae", "VAE"),
         )
     ),
+    Row(
+        "import-seed",
+        ("import", "height"),
+        "private memory of an import of SEED-LLaMA 8B, bytes",
+        "3e9 at most",
+        optional=True,
+    ),
+    Row("import-seed", ("import_over_read",), "its time, over that of reading the same bytes", "", optional=True),
+    Row(
+        "import-seed",
+        ("load", "height_over_weights"),
+        "private memory of its load in bf16, over the weights",
+        "1.1 at most",
+        optional=True,
+    ),
 )
 HEAD = """# Measurements
 
@@ -174,10 +210,11 @@ the versions. `python benchmarks/<name>.py` measures again. Two cores, no GPU.
 
 How many times as fast Plait is as what stands beside it: the median over pairs of runs in one process, with quartiles.
 The peer in decoding is transformers' `LlamaForCausalLM` with the same weights, that of EVA's tower and the Q-Former its
-`Blip2VisionModel` and `Blip2QFormerModel`, that of KOSMOS-1 its `Kosmos2ForConditionalGeneration`, and that of pictures
-of 256 and 1,024 codes its `OPTForCausalLM` with the weights of a CM3Leon; bare products are the matrix products of the
-same work by PyTorch's linear layers and nothing else, or by packed ones, where 1 cannot be passed. As loaded: what
-`plait.load` gives; compiled: with `compile=True`, which takes some minutes at first.
+`Blip2VisionModel` and `Blip2QFormerModel`, that of SEED's tokenizer these two and diffusers'
+`StableUnCLIPImg2ImgPipeline`, that of KOSMOS-1 its `Kosmos2ForConditionalGeneration`, and that of pictures of 256 and
+1,024 codes its `OPTForCausalLM` with the weights of a CM3Leon; bare products are the matrix products of the same work
+by PyTorch's linear layers and nothing else, or by packed ones, where 1 cannot be passed. As loaded: what `plait.load`
+gives; compiled: with `compile=True`, which takes some minutes at first.
 
 | | ratio | quartiles | aim | commit |
 | --- | --- | --- | --- | --- |

@@ -21,7 +21,7 @@ from plait.systems.cm3leon import TINY, CM3Leon
 from plait.text.bpe import BPE
 
 FEW = 24
-DRAWN = ("edit", "segmentation", "edges", "boxes", "writing")
+DRAWN = ("edit", "segmentation", "edges", "boxes", "writing", "composition")
 every = pytest.mark.parametrize("name", SUBJECTS)
 
 

@@ -35,6 +35,7 @@ from plait.generate.model import Model
 from plait.images import from_array
 from plait.systems.cm3leon import TINY, CM3Leon
 from plait.text.bpe import BPE
+from plait.text.requests import DRAW
 
 HELD = Held(seed=3, scenes=30, never_seen=12, three=10)
 
@@ -344,3 +345,21 @@ def test_scores_have_the_form_of_the_report(perfect, tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps(perfect))
     page = write_report(tmp_path).read_text()
     assert all(word in page for word in ("object f1", "by objects", "never seen", "blind accuracy", "relation"))
+
+
+def test_who_is_asked_in_a_conversation_draws_too():
+    class Asked(Oracle):
+        """Reads the caption out of what it is asked."""
+
+        def answer(self, document):
+            (turn,) = document.turns
+            (facts,) = (facts for way in DRAW if (facts := named(way.asked, turn.text)))
+            return [Text("Here."), Image(SceneImage(Scene(tuple(Object(*fact) for fact in facts)), 32))]
+
+    def named(asked, text):
+        before, after = asked.split("{}")
+        fits = text.startswith(before) and text.endswith(after)
+        return language.parse(text.removeprefix(before).removesuffix(after)) if fits else None
+
+    scores = ShapesDraw(held=HELD, asked=True).run(Asked(HELD))
+    assert scores["object_accuracy"] == scores["exact"] == 1 and scores["n"] == 60

@@ -13,6 +13,7 @@ from plait.nn.quantise import (
     MovingAverage,
     Observed,
     VectorQuantiser,
+    alike,
     nearest_rows,
     spread,
 )
@@ -187,3 +188,13 @@ def test_codes_by_logits() -> None:
     assert made.codebook.shape == made.commitment.shape == (2,)
     made.vectors.square().sum().backward()
     assert z.grad is not None and bool(z.grad.abs().sum() > 0)
+
+
+def test_features_of_codes_are_alike_where_codes_are() -> None:
+    table = normal(64, 8)
+    made = alike(table, 4096, torch.Generator().manual_seed(0), reach=0.5)
+    assert made.shape == (64, 4096) and made.square().mean().item() == pytest.approx(1, abs=0.05)
+    distance = torch.cdist(table, table)
+    unit = 0.5 * distance[~torch.eye(64, dtype=torch.bool)].median()
+    wanted = torch.exp(-0.5 * (distance / unit).square())
+    torch.testing.assert_close(made @ made.T / 4096, wanted, atol=0.08, rtol=0)

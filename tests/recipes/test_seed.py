@@ -16,24 +16,31 @@ from safetensors.torch import save_file
 from plait.checkpoints.directory import load, load_as, save
 from plait.checkpoints.parts import CLIP as CLIP_NAMES
 from plait.data.prompted import BothOrders, Pages, Requested
+from plait.data.shapes import Shapes
 from plait.data.shards import ShardWriter, training
 from plait.document import Document, Image, Turn, Video
 from plait.errors import CheckpointError, ConfigError
+from plait.evaluate import shapes
+from plait.evaluate.shapes import Held
 from plait.nn.clip import CLIP, CLIPConfig, CLIPImage, CLIPTextConfig
 from plait.nn.lora import LAYERS, LoRAConfig
 from plait.nn.qformer import TextConfig
 from plait.nn.vit import VITConfig
-from plait.recipes import find
+from plait.recipes import find, foundations, seed
 from plait.recipes.seed import (
     ADAPTED,
     INSTRUCTIONS,
     PRETRAINING,
     WHOLE,
+    Drawn,
     Teacher,
     codes_stage,
     contrast_stage,
     forget_texts,
+    founded,
+    start_codes,
 )
+from plait.systems.foundations import DRAWERS, Foundations
 from plait.systems.minigpt4 import build as build_minigpt4
 from plait.systems.seed import SEED_8B, TINY, Seed, vocabulary
 from plait.text.pieces import SentencePiece
@@ -301,3 +308,128 @@ def test_what_is_missing_is_said(given: dict[str, str], tmp_path: Path) -> None:
     other = save(build_minigpt4("tiny"), tmp_path / "other")
     with pytest.raises(CheckpointError, match="holds minigpt4: give a directory of `plait import seed`, or a run"):
         load_as(other, Seed)
+
+
+# ------------------------------------------------------------------------------------------------------ tiny
+
+
+@pytest.fixture(scope="module")
+def grounds(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Foundations with random weights, which draw."""
+    torch.manual_seed(2)
+    system = foundations.build(DRAWERS, Shapes(seed=0, length=20, mix={"describe": 1.0}))
+    return str(save(system, tmp_path_factory.mktemp("foundations") / "saved"))
+
+
+@pytest.fixture(autouse=True)
+def _as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Foundations that are there are not trained."""
+    monkeypatch.setattr(seed, "ensure_drawers", lambda directory, foundations: Path(directory))
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(weight, theirs[name]) for name, weight in mine.items())
+
+
+def test_foundations_are_taken_and_what_is_new_is_drawn(grounds: str) -> None:
+    given, system = load_as(grounds, Foundations), founded(grounds, "", 0, True)
+    tokenizer, blip2 = system.tokenizer, given.blip2
+    assert same(tokenizer.vision, blip2.vision) and same(tokenizer.vision_norm, blip2.vision_norm)
+    assert same(tokenizer.decoder, given.parts["unclip"].module)
+    assert same(tokenizer.qformer.blocks, given.qformer.blocks) and same(tokenizer.qformer.text, given.qformer.text)
+    assert tokenizer.qformer.config.causal and not founded(grounds, "", 0, False).tokenizer.qformer.config.causal
+    own, theirs = tokenizer.qformer.queries, given.qformer.queries
+    first, again = own[:, : theirs.shape[1]], own[:, theirs.shape[1] : 2 * theirs.shape[1]]
+    assert own.shape[1] == 16 and not torch.equal(first, again)
+    torch.testing.assert_close(first, theirs, atol=0.1, rtol=0)
+    torch.testing.assert_close(again, theirs, atol=0.1, rtol=0)
+    assert torch.equal(tokenizer.temperature, given.heads_of_qformer.temperature)
+    assert same(system.language.decoder, blip2.language.decoder)
+    table, learned = system.language.embed.weight, blip2.language.embed.weight
+    assert torch.equal(table[: len(learned)], learned) and len(table) == len(learned) + 128 + 2
+    assert same(system, founded(grounds, "", 0, True))
+    other = founded(grounds, "", 1, True)
+    assert not torch.equal(tokenizer.down[0].weight, other.tokenizer.down[0].weight)
+
+
+def test_the_teacher_is_the_tower_that_is_drawn_from(grounds: str, picture: Picture) -> None:
+    system = load_as(grounds, Foundations)
+    pixels = system.pixels([picture(0), picture(1)])
+    teacher = Drawn(drawers=grounds)(None)  # type: ignore[arg-type]
+    assert torch.equal(teacher(pixels), system.embedder(pixels))
+    assert not any(weight.requires_grad for weight in teacher.parameters())
+
+
+def test_codes_begin_as_words_that_are_alike_where_they_are(grounds: str) -> None:
+    system = founded(grounds, "", 0, True)
+    codebook, words = system.tokenizer.quantiser.codebook.weight, system.language.embed.weight
+    with torch.no_grad():
+        codebook.normal_()
+        codebook[1] = codebook[0] + 0.01
+    before = words.detach().clone()
+    start_codes(system)
+    first, count = system.format.first_code, system.format.codes
+    begun = words[first : first + count].detach()
+    likeness = torch.nn.functional.normalize(begun, dim=1) @ torch.nn.functional.normalize(begun, dim=1).T
+    assert likeness[0, 1] > 0.95 > 0.7 > likeness[0, 2:].max()
+    assert begun.std() == pytest.approx(before[:first].std().item(), rel=0.1)
+    assert torch.equal(words[:first], before[:first]) and torch.equal(words[first + count :], before[first + count :])
+
+
+def test_what_the_tiny_stages_train(grounds: str) -> None:
+    system = founded(grounds, "", 0, True)
+    contrast, codes, pretrain, whole, instruct = find("seed/tiny", [f"drawers={grounds}"]).stages
+    assert [stage.name for stage in (contrast, codes, pretrain, whole, instruct)] == list(seed.TINY_STEPS)
+
+    def moved(stage: Stage) -> set[str]:
+        groups = assign(stage.updates[0].optimisers, [name for name, _ in system.named_parameters()])
+        return {".".join(name.split(".")[:2]) for group in groups for name in group}
+
+    qformer = {f"tokenizer.{part}" for part in ("qformer", "heads_of_qformer", "vision_norm")}
+    assert moved(contrast) == qformer
+    forget_texts(system)
+    parts = ("down", "quantiser", "up", "reconstruct", "generate", "head")
+    assert moved(codes) == {f"tokenizer.{part}" for part in (*parts, "qformer")}
+    assert moved(whole) == {"language.decoder", "language.head"}
+    system.adapt(seed.TINY_LORA)
+    assert moved(pretrain) == moved(instruct) == {"language.decoder", "language.embed", "language.head"}
+    for stage in (pretrain, whole, instruct):
+        longest = max(len(system.layout(source[i])) for source in stage.data.sources.values() for i in range(40))
+        assert longest <= stage.data.length + 1
+    kinds = {name: source[0] for name, source in instruct.data.sources.items()}
+    assert kinds.keys() == instruct.data.shares.keys()
+    assert len(kinds["compositions"].images) == 3 and len(kinds["sketches"].images) == 2
+    assert kinds["draw"].turns[1].text and not kinds["edits"].turns[1].text
+
+
+def test_two_steps_of_every_tiny_stage(grounds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = find("seed/tiny", [f"drawers={grounds}"])
+    monkeypatch.setattr(shapes, "CAPTION_TOKENS", 5)
+    few = Held(scenes=1, never_seen=0, three=0)
+
+    def fewer(task: Any) -> Any:
+        counts = {"held": few, "count": 2, "pairs": 4}
+        return replace(task, **{name: value for name, value in counts.items() if hasattr(task, name)})
+
+    def small(stage: Stage) -> Stage:
+        data = replace(stage.data, rows=4 if stage.data.length < 200 else 2, window=16)
+        return replace(stage, data=data, precision="fp32", tasks=tuple(map(fewer, stage.tasks)))
+
+    stages, tasks = tuple(map(small, recipe.stages)), tuple(map(fewer, recipe.tasks))
+    torch.manual_seed(0)
+    short = replace(recipe, stages=stages, tasks=tasks, probes=recipe.probes[-1:])
+    Run(shortened(short, 2), tmp_path / "run").train()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == [name for name in seed.TINY_STEPS for _ in range(2)]
+    assert all(line["skipped"] == line["broken"] == line["cut"] == 0 for line in lines)
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["contrast"]["retrieval"]["causal"]["image_to_text"]["n"] == 4
+    assert scores["codes"]["drawings"]["codes"]["n"] == 2
+    done = ["caption", "vqa", "draw", "edit", "composition", "dialogue", "sketches"]
+    assert list(scores) == ["contrast", "codes", *done]
+    last = json.loads(sorted((tmp_path / "run" / "samples").glob("*.json"))[-1].read_text())
+    assert [item["exchange"] for item in last["items"]] == ["0", "0-1", "0-2"]
+    assert "what colour is the circle?" in (tmp_path / "run" / "report.html").read_text()
+    trained = load(tmp_path / "run")
+    assert isinstance(trained, Seed) and trained.config.lora and trained.tokenizer.qformer.text is None

@@ -14,6 +14,8 @@ from plait.document import Blank, Document, Image, Text, Turn, Video
 from plait.errors import CheckpointError, ConfigError, DocumentError, InputError
 from plait.generate.model import Model
 from plait.nn.lora import LoRAConfig
+from plait.nn.qformer import TextConfig
+from plait.objectives.contrastive import captions
 from plait.sequence import Sequence, Slot, tokens
 from plait.systems import seed_tokenizer
 from plait.systems.base import Forced, Next, Stop
@@ -107,7 +109,12 @@ def test_white_space_beside_a_picture_goes_where_the_tokenizer_takes_it(picture:
 
 
 def test_a_prompt_may_ask_for_a_picture_first(picture: Picture) -> None:
-    for asked in (Document(["a", Blank("image")]), Document([Turn("user", ["a", Blank("image")])])):
+    answered = Document([Turn("user", "a"), Turn("assistant", Blank("image"))])
+    wished = Document([Turn("user", ["a", Blank("image")])])
+    assert FORMAT.layout(answered, open=True).ids().tolist() == FORMAT.layout(wished, open=True).ids().tolist()
+    with pytest.raises(DocumentError, match="does not end with the user's turn"):
+        FORMAT.layout(Document([Turn("user", "a"), Turn("assistant", ["here:", Blank("image")])]), open=True)
+    for asked in (Document(["a", Blank("image")]), wished, answered):
         laid = FORMAT.layout(asked, open=True).ids().tolist()
         assert laid[-1] == FORMAT.begin and laid.count(FORMAT.begin) == 1
         first = FORMAT.grammar(asked, 1)([])
@@ -294,3 +301,20 @@ def test_what_nothing_kept_in_order_is_told(system: Seed) -> None:
     assert FORMAT.read([*inside, FORMAT.end], forced=True).problems == (None,)
     step = FORMAT.grammar(Document("a"), 0)
     assert not isinstance(step([]), Stop | Forced)
+
+
+def test_texts_are_compared_as_they_are_learned(picture: Picture) -> None:
+    collator, laid = FORMAT.collator(train=True), FORMAT.layout(Document([Video((picture(0),)), "a cat"]))
+    learned = captions(collator.batch(collator.arrays([[laid]])))
+    assert learned.real.all() and FORMAT.compared_ids("a cat") == tuple(learned.ids[0].tolist())
+    config = replace(SMALL.tokenizer.qformer, text=TextConfig(vocabulary=len(WORDS), positions=40))
+    comparing = Seed(replace(SMALL, tokenizer=replace(SMALL.tokenizer, qformer=config)), WORDS).eval()
+    pictures, texts = [picture(i) for i in range(3)], ["a cat", "a longer text than that"]
+    with torch.no_grad():
+        of_pictures, of_texts = comparing.similarities["causal"](pictures, texts)
+        alone, _ = comparing.similarities["causal"](pictures[:1], texts[:1])
+    assert of_pictures.shape == (3, 2) and torch.equal(of_texts, of_pictures.T)
+    torch.testing.assert_close(alone[0, 0], of_pictures[0, 0])
+    comparing.tokenizer.forget_texts()
+    comparing.config = replace(comparing.config, tokenizer=comparing.tokenizer.config)
+    assert not comparing.similarities and not comparing.drawings

@@ -56,6 +56,13 @@ def test_pictures_to_codes_to_embeddings_to_pictures(
         seed_tokenizer.decode(codes, seeded(0), negative=codes[:2])
 
 
+def test_pictures_are_drawn_again(seed_tokenizer: SeedTokenizer, picture: Callable[[int], Image]) -> None:
+    pictures = [picture(0), picture(1)]
+    again = seed_tokenizer.drawings["codes"](pictures, ["a", "b"], [seeded(3), seeded(4)])
+    wanted = seed_tokenizer.decode(seed_tokenizer.encode(pixels_of(seed_tokenizer, *pictures)), [seeded(3), seeded(4)])
+    assert all(same(one, other) for one, other in zip(again, wanted, strict=True))
+
+
 def test_a_code_depends_on_those_before_it_alone(seed_tokenizer_config: SeedTokenizerConfig) -> None:
     torch.manual_seed(0)
     for causal in (True, False):

@@ -235,6 +235,24 @@ def test_probes_are_answered_while_training(whole: Path) -> None:
     assert said["reference"] == "square 0" and said["image"] is None
 
 
+def test_a_conversation_is_probed_turn_by_turn(recipe: Recipe, tmp_path: Path) -> None:
+    talk = Probe(
+        prompt=Document([Turn("user", "square 1")]),
+        then=(("square 2",), ("what?", Image(picture(3)))),
+        settings=Settings(max_new_tokens=3),
+    )
+    (stage,) = recipe.stages[1:]
+    probed = replace(recipe, stages=(replace(stage, before=(), tasks=()),), probes=(talk, recipe.probes[1]), tasks=())
+    go(shortened(probed, 1), tmp_path / "run")
+    (file,) = (tmp_path / "run" / "samples").glob("*.json")
+    first, second, third, other = json.loads(file.read_text())["items"]
+    assert [item["exchange"] for item in (first, second, third, other)] == ["0", "0-1", "0-2", "1"]
+    assert second["prompt"] == {"turns": [{"role": "user", "pieces": [{"text": "square 2"}]}]}
+    assert len(third["prompt"]["turns"][0]["pieces"]) == 2 and third["reference"] is None
+    with pytest.raises(ConfigError, match="a probe of pieces with 1 turns behind it: give its prompt as a turn"):
+        Probe(prompt=Document("square 1"), then=(("square 2",),), settings=Settings())
+
+
 def test_a_finished_run_only_writes_its_report_again(whole: Path, recipe: Recipe, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)

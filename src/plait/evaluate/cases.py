@@ -205,7 +205,9 @@ SUBJECTS: dict[str, Subject] = {
         groups={"by_objects": _objects},
     ),
     "writing": Subject(kind="writings", measures={"read": _judged}, groups={"by_letters": _length}),
+    "composition": Subject(kind="compositions", measures={"object_accuracy": _judged}, groups={"by_objects": _objects}),
     "dialogue": Subject(kind="dialogues", measures={"accuracy": _judged}, groups={"by_rounds": _rounds}),
+    "sketches": Subject(kind="sketches", measures={"accuracy": _judged}),
     "steps": Subject(kind="steps", measures={"accuracy": _judged}),
     "video": Subject(kind="videos", measures={"accuracy": _judged}),
     "in_context": Subject(kind="contexts", measures={"worth": _judged}, groups={"by_form": _told_by}),
@@ -213,6 +215,7 @@ SUBJECTS: dict[str, Subject] = {
 """What is scored, by the name of the task.
 
 edit: the picture after it; `done` is 0 unless the change is done. segmentation, edges: the picture of a map. boxes:
-objects in the boxes that are told. writing: texts that are read back. dialogue, steps: the last answer.
-video: answers about what happens in it. in_context: drawings in the style, or of the object, of the prompt's pictures.
+objects in the boxes that are told. writing: texts that are read back. composition: 0 in another style than that of the
+second picture. dialogue, sketches, steps: the last answer. video: answers about what happens in it. in_context: drawings
+in the style, or of the object, of the prompt's pictures.
 """

@@ -83,7 +83,7 @@ class ShapesRetrieval:
             ConfigError: the system compares nothing.
         """
         compares = getattr(model.system, "similarities", None)
-        if compares is None:
+        if not compares:
             raise ConfigError(f"{model.system.name} compares no pictures with texts: score it by another task")
         examples = self.examples()
         pictures = [Image(SceneImage(example.scene, self.resolution)) for example in examples]

@@ -28,6 +28,7 @@ from plait.generate.candidates import candidates, reader_of
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
 from plait.generate.sampling import Sampling
+from plait.text.requests import DRAW
 
 CAPTION_TOKENS = 96  # three objects take about 30 words, of one or two tokens in a vocabulary learned on captions
 ANSWER_TOKENS = 24
@@ -226,6 +227,8 @@ class ShapesDraw:
 
     Args:
         best_of: drawings of each caption, of which the model keeps the one that it would describe so.
+        asked: in a conversation (`plait.text.requests.DRAW`), where the model is to draw of its own accord; else the
+            caption is followed by the place of its picture.
     """
 
     name: ClassVar[str] = "draw"
@@ -234,12 +237,14 @@ class ShapesDraw:
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.9))
     seed: int = 0
     best_of: int = 1
+    asked: bool = False
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"object_accuracy", "exact", "n", "by_objects", "by_pairs", "by_wordings"}; "first", of several drawings."""
         items = self.held.items()
-        settings = Settings(max_new_tokens=0, guidance=self.guidance, image=self.sampling, seed=self.seed)
-        prompts = [Document([Text(item.example.caption), Blank("image")]) for item in items]
+        most = ANSWER_TOKENS if self.asked else 0
+        settings = Settings(max_new_tokens=most, guidance=self.guidance, image=self.sampling, seed=self.seed)
+        prompts = [self._prompt(item) for item in items]
         if self.best_of == 1:
             return _scores(_drawings(items, _pictures(model.generate(prompts, settings))), _object_accuracy)
         judge = reader_of(model, language.REQUESTS[0])
@@ -248,6 +253,12 @@ class ShapesDraw:
         best = _drawings(items, _pictures([one.best for one in found]))
         counted = [mark for mark in first if mark.item.counts]
         return {**_scores(best, _object_accuracy), "first": _object_accuracy(counted)}
+
+    def _prompt(self, item: Item) -> Document:
+        caption = item.example.caption
+        if not self.asked:
+            return Document([Text(caption), Blank("image")])
+        return Document([Turn("user", DRAW[item.number % len(DRAW)].request(caption))])
 
 
 @dataclass(frozen=True, kw_only=True)

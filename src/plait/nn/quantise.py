@@ -9,6 +9,7 @@ the model, and the keys of a quantiser stay those of the published files.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -112,6 +113,20 @@ def nearest_rows(vectors: Float[Tensor, "*n c"], table: Float[Tensor, "k c"]) ->
         flat, table = vectors.reshape(-1, vectors.shape[-1]).float(), table.float()
         distances = flat.square().sum(1, keepdim=True) + table.square().sum(1) - 2 * flat @ table.T  # (n, k)
         return distances.argmin(1).view(vectors.shape[:-1])
+
+
+def alike(
+    table: Float[Tensor, "k c"], width: int, generator: torch.Generator, reach: float = 0.25
+) -> Float[Tensor, "k w"]:
+    """Random Fourier features of codes, of mean square 1: codes that stand for nearly the same are nearly the same.
+
+    The cosine of two rows is exp(-r^2 / 2), r their codes' distance in units of `reach` times the median distance.
+    """
+    vectors = table.float()
+    unit = reach * torch.cdist(vectors, vectors)[~torch.eye(len(vectors), dtype=torch.bool)].median()
+    directions = torch.randn(vectors.shape[1], width, generator=generator).to(vectors.device)
+    phases = 2 * math.pi * torch.rand(width, generator=generator).to(vectors.device)
+    return math.sqrt(2) * torch.cos(vectors @ directions / unit + phases)
 
 
 class MovingAverage(nn.Module):

@@ -9,16 +9,21 @@
 `paper` has them with the published numbers. Those of `whole` are not published, nor how many documents a step of
 `instruct` has: both are marked as inferred. In the released code a micro-batch is of one source; here documents are
 mixed and share rows, in the same proportions.
+
+`tiny` does all of them on the shapes world, on two CPU cores, with parts that `foundations/tiny` trained and, for what
+draws, `foundations/drawers`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
+import torch
 from torch import nn
 
 from plait.checkpoints import directory
@@ -26,14 +31,26 @@ from plait.checkpoints.teacher import clip_image
 from plait.data.crops import RandomCrop
 from plait.data.packs import Data, Source
 from plait.data.prompted import BothOrders, Pages, Requested, Shown
+from plait.data.shapes import Shapes, language
+from plait.data.shapes.kinds import CASES
 from plait.data.shards import training
+from plait.document import Blank, Document, Image, Turn
 from plait.errors import ConfigError, hint
+from plait.evaluate import Task
+from plait.evaluate.cases import ShapesCases
+from plait.evaluate.retrieval import ShapesRetrieval
+from plait.evaluate.shapes import Held, ShapesCaption, ShapesDraw, ShapesDrawings, ShapesQuestions
+from plait.generate.engine import Settings
 from plait.nn.lora import LAYERS, LoRAConfig
+from plait.nn.quantise import CodebookUpkeep, alike
 from plait.objectives.seed_tokenizer import CausalContrast, CodesAndEmbedding
 from plait.objectives.tokens import NextToken
-from plait.systems.seed import Seed
+from plait.recipes.cm3leon import DRAWING, HARD
+from plait.recipes.foundations import ensure_drawers
+from plait.systems.foundations import Foundations
+from plait.systems.seed import TINY, TOKENIZER, Seed, SeedConfig, grown, vocabulary, with_codes
 from plait.train.adapters import Adapt, merge
-from plait.train.stage import EpochSchedule, Objective, Optimiser, Recipe, Schedule, Stage, Update
+from plait.train.stage import EpochSchedule, Objective, Optimiser, Probe, Recipe, Schedule, Stage, Update
 
 SEED = 42
 LENGTH = 1024  # elements of the longest document
@@ -359,4 +376,291 @@ def _update(trained: tuple[str, ...], lr: float) -> Update:
     return Update(objective=NextToken(kinds=("token", "code")), optimisers=(adam,), clip=1.0)
 
 
-RECIPES = {"paper": paper}
+# ------------------------------------------------------------------------------------------------------- tiny
+
+
+FROM_FOUNDATIONS = {"vision": "eva", "vision_norm": "vision_norm", "decoder": "unclip"}
+TINY_STEPS = {"contrast": 200, "codes": 1200, "pretrain": 500, "whole": 2200, "instruct": 1800}
+TINY_LORA = replace(LORA, dropout=0.0)
+_OF_QFORMER = tuple(f"tokenizer.qformer.blocks.*{part}.part.*.weight" for part in (".attention", ".cross", "mlp"))
+PAIRED = {"captions": 0.7, "styles": 0.3}
+"""What pictures are compared with texts by; they also make the codebook, which must keep what is drawn later."""
+WOVEN = {"captions": 0.5, "stories": 0.15, "questions": 0.35}
+"""What pretraining is on: captions in both orders, pages of sentences and pictures, questions on pictures."""
+TUNED = {
+    "captions": 0.08,
+    "questions": 0.2,
+    "draw": 0.17,
+    "edits": 0.16,
+    "edit": 0.04,
+    "story": 0.05,
+    "compositions": 0.14,
+    "dialogues": 0.06,
+    "sketches": 0.1,
+}
+"""What instructions are on. `draw`, `edit` and `story` say a sentence before a picture (`plait.text.requests`)."""
+CROWD = (1, 2, 2, 3)
+TINY_ROWS: Mapping[str, Any] = {"rows": 8, "length": 480}
+
+
+def tiny(
+    drawers: str = "runs/foundations-drawers",
+    foundations: str = "runs/foundations-tiny",
+    seed: int = 0,
+    causal: bool = True,
+) -> Recipe:
+    """All stages on the shapes world.
+
+    Args:
+        drawers: a run of `foundations/drawers`, which is trained first where there is none.
+        foundations: the run of `foundations/tiny` that it begins with then, which is trained before it likewise.
+        seed: another one draws other data, and other first values of what is new.
+        causal: a query of the Q-Former sees those before it; else all, as BLIP-2's.
+    """
+    held = Held()
+    each = [SEED + 10 * seed + number for number in range(5)]
+    contrast, codes, pretrain, whole, instruct = each
+    return Recipe(
+        name="seed/tiny",
+        build=functools.partial(founded, drawers, foundations, seed, causal),
+        stages=(
+            tiny_contrast(contrast, TINY_STEPS["contrast"]),
+            tiny_codes(codes, TINY_STEPS["codes"], drawers, tasks=(ShapesDrawings(held=held),)),
+            tiny_pretrain(pretrain, TINY_STEPS["pretrain"]),
+            tiny_whole(whole, TINY_STEPS["whole"]),
+            tiny_instruct(instruct, TINY_STEPS["instruct"]),
+        ),
+        probes=tuple(_probes()),
+        tasks=(
+            ShapesCaption(held=held),
+            ShapesQuestions(held=held),
+            ShapesDraw(held=held, guidance=1.0, sampling=DRAWING, asked=True),
+            *(ShapesCases(name=name, sampling=DRAWING) for name in ("edit", "composition", "dialogue", "sketches")),
+        ),
+    )
+
+
+def founded(drawers: str, foundations: str, seed: int, causal: bool) -> Seed:
+    """A run of `foundations/drawers` as a SEED-LLaMA: its parts and pieces, and what is new.
+
+    The Q-Former begins as BLIP-2's after its first stage; where it has fewer queries, they come several times, each
+    a little changed. The tables of the language model get rows for codes.
+    """
+    folder = directory.find(ensure_drawers(drawers, foundations))
+    given = directory.load_as(folder, Foundations)
+    sizes, size = given.config, TINY.tokenizer
+    assert sizes.drawers is not None, "the run has been trained to draw"
+    qformer = replace(sizes.qformer, queries=size.qformer.queries, causal=causal)
+    tokenizer = replace(
+        size,
+        vision=sizes.blip2.vision,
+        qformer=qformer,
+        shared=sizes.shared,
+        embedding=sizes.drawers.unclip.embedding,
+        decoder=sizes.drawers.unclip,
+    )
+    config = SeedConfig(tokenizer=tokenizer, language=with_codes(sizes.blip2.language, size.codes))
+    pieces = vocabulary((folder / TOKENIZER).read_bytes(), size.codes)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        system = Seed(config, pieces)
+        directory.take(system.tokenizer, folder, FROM_FOUNDATIONS)
+        learned = given.qformer.state_dict()
+        times = -(-qformer.queries // learned["queries"].shape[1])
+        queries = learned["queries"].repeat(1, times, 1)[:, : qformer.queries]
+        learned["queries"] = queries + 0.02 * torch.randn(queries.shape)
+        system.tokenizer.qformer.load_state_dict(learned)
+    heads = system.tokenizer.heads_of_qformer
+    assert heads is not None, "BLIP-2's first stage has a text branch"
+    heads.load_state_dict({name: given.heads_of_qformer.state_dict()[name] for name in heads.state_dict()})
+    language = given.blip2.language.state_dict()
+    for table in ("embed.weight", "head.weight"):
+        language[table] = grown(language[table], config.language.vocabulary, seed)
+    system.language.load_state_dict(language)
+    return system
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What codes are to give: the image embeddings from which unCLIP of a run of `foundations/drawers` draws."""
+
+    drawers: str
+
+    def __call__(self, system: Seed) -> nn.Module:
+        """The tower that makes them, which is not trained."""
+        return directory.load_as(directory.find(self.drawers), Foundations).embedder.requires_grad_(False).eval()
+
+
+def tiny_contrast(seed: int, steps: int) -> Stage:
+    """The causal Q-Former, on pairs of plain pictures and of styles, scored among 500."""
+    return _tiny(
+        "contrast",
+        {name: Shown(source=source) for name, source in _paired(seed).items()},
+        CausalContrast(),
+        _muon(*_OF_QFORMER),
+        Optimiser(train=(*(f"{part}*" for part in _COMPARED), "tokenizer.vision_norm.*"), lr=2e-3),
+        shares=PAIRED,
+        data={"rows": 128, "length": 127, "policy": "alone", "window": 2048},
+        steps=steps,
+        seed=seed,
+        tasks=(ShapesRetrieval(),),
+    )
+
+
+def tiny_codes(seed: int, steps: int, drawers: str, tasks: tuple[Task, ...] = ()) -> Stage:
+    """Codebook, both branches and head; with upkeep, as so short a training would leave codes unused.
+
+    Not as published, the Q-Former learns on: what captions made it keep is less than what is to be drawn. Of the shapes
+    on a picture a linear map finds 0.79 in what the tower sees, and 0.47 in the vectors of the queries.
+    """
+    branches = product(("reconstruct", "generate"), ("attention", "mlp"))
+    return _tiny(
+        "codes",
+        _paired(seed),
+        CodesAndEmbedding(),
+        _muon(*_OF_QFORMER, *(f"tokenizer.{way}.blocks.*.{part}.*.weight" for way, part in branches)),
+        Optimiser(train=("tokenizer.qformer.*", *(f"{part}*" for part in _CODED)), lr=3e-3, betas=(0.9, 0.99)),
+        shares=PAIRED,
+        data={"rows": 128, "length": TINY.tokenizer.codes_per_image - 1, "reads": "pictures", "window": 2048},
+        companions={"teacher": Drawn(drawers=drawers), "upkeep": upkeep},
+        before=(forget_texts,),
+        steps=steps,
+        seed=seed,
+        tasks=tasks,
+    )
+
+
+def tiny_pretrain(seed: int, steps: int) -> Stage:
+    """Adapters, tables and norms."""
+    return _tiny(
+        "pretrain",
+        _woven(seed),
+        NextToken(kinds=("token", "code")),
+        Optimiser(train=ADAPTED, lr=3e-3),
+        shares=WOVEN,
+        before=(start_codes, Adapt(lora=TINY_LORA)),
+        steps=steps,
+        seed=seed,
+    )
+
+
+def tiny_whole(seed: int, steps: int) -> Stage:
+    """The adapters merged, then all but the input table."""
+    return _tiny(
+        "whole",
+        _woven(seed),
+        NextToken(kinds=("token", "code")),
+        _muon("language.decoder.*.attention.*.weight", "language.decoder.*.mlp.*.weight"),
+        Optimiser(train=WHOLE, lr=3e-3),
+        shares=WOVEN,
+        before=(merge,),
+        steps=steps,
+        seed=seed,
+    )
+
+
+def tiny_instruct(seed: int, steps: int) -> Stage:
+    """Adapters anew, tables and norms, on answers."""
+    return _tiny(
+        "instruct",
+        _tuned(seed),
+        NextToken(kinds=("token", "code")),
+        Optimiser(train=ADAPTED, lr=2e-3),
+        shares=TUNED,
+        before=(merge, Adapt(lora=TINY_LORA)),
+        steps=steps,
+        seed=seed,
+    )
+
+
+def _tiny(
+    name: str,
+    sources: dict[str, Source],
+    objective: Objective,
+    *optimisers: Optimiser,
+    shares: Mapping[str, float],
+    seed: int,
+    data: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Stage:
+    """A stage of one update in bf16; `data` are further fields of its data, `more` of the stage."""
+    return Stage(
+        name=name,
+        data=Data(sources=sources, shares=shares, seed=seed, **(TINY_ROWS if data is None else data)),
+        updates=(Update(objective=objective, optimisers=optimisers),),
+        schedule=Schedule(warmup=20),
+        precision="bf16",
+        seed=seed,
+        **more,
+    )
+
+
+def _muon(*train: str) -> Optimiser:
+    """For the matrices of blocks."""
+    return Optimiser(train=train, kind="muon", lr=0.02, betas=(0.95, 0.0))
+
+
+def _paired(seed: int) -> dict[str, Source]:
+    return {"captions": _shapes(seed, caption=1.0), "styles": _case("style-drawings", seed)}
+
+
+def _woven(seed: int) -> dict[str, Source]:
+    return {
+        "captions": BothOrders(source=_shapes(seed, caption=1.0)),
+        "stories": Pages(source=_case("stories", seed)),
+        "questions": _shapes(seed + 1, questions=0.4, both=0.6),
+    }
+
+
+def _tuned(seed: int) -> dict[str, Source]:
+    kinds = ("edits", "compositions", "dialogues", "sketches")
+    return {
+        "captions": _shapes(seed, describe=1.0),
+        "questions": _shapes(seed + 1, questions=0.6, both=0.4),
+        "draw": Requested(source=_shapes(seed + 2, draw=1.0), task="draw"),
+        "edit": Requested(source=_case("edits", seed + 1), task="edit"),
+        "story": Requested(source=_case("stories", seed + 1, forms=("draw",)), task="story"),
+        **{kind: _case(kind, seed) for kind in kinds},
+    }
+
+
+def _shapes(seed: int, **mix: float) -> Source:
+    return Shapes(seed=seed, length=1_000_000, objects=CROWD, mix=mix, asks=HARD)
+
+
+def _case(kind: str, seed: int, **more: Any) -> Source:
+    return CASES[kind](seed=seed, length=1_000_000, resolution=TINY.tokenizer.vision.image_size, **more)
+
+
+def upkeep(system: Seed) -> CodebookUpkeep:
+    """Draws the codebook anew while what is before it moves fastest, and keeps it in use after that."""
+    size = system.config.tokenizer
+    return CodebookUpkeep(size.codes, size.code_width, settle=100)
+
+
+@torch.no_grad()
+def start_codes(system: Seed) -> None:
+    """Makes codes that stand for nearly the same nearly the same words, as long as other words. Not as published."""
+    table, vectors = system.language.embed.weight, system.tokenizer.quantiser.codebook.weight
+    first, generator = system.format.first_code, torch.Generator().manual_seed(SEED)
+    features = table[:first].std() * alike(vectors, table.shape[1], generator)
+    table[first : first + len(vectors)] = features.to(table.dtype)
+
+
+def _probes() -> Iterator[Probe]:
+    """Descriptions, questions and drawings of scenes that training does not show; and a conversation that draws."""
+    held = Shapes(seed=SEED, length=3, split="validation", objects=(1, 2, 3))
+    said, drawn = Settings(max_new_tokens=64), Settings(max_new_tokens=32, image=DRAWING)
+    for example in held.examples():
+        picture, question = Image(example.scene.draw(held.resolution)), example.questions[0]
+        for asked, told in ((language.REQUESTS[0], example.caption), (question.text, question.answer)):
+            yield Probe(prompt=Document([Turn("user", [picture, asked])]), settings=said, reference=told)
+        yield Probe(prompt=Document([example.caption, Blank("image")]), settings=drawn)
+    yield Probe(
+        prompt=Document([Turn("user", "draw this: a large red circle at the top left.")]),
+        then=(("make the circle blue.",), ("what colour is the circle?",)),
+        settings=drawn,
+    )
+
+
+RECIPES = {"tiny": tiny, "paper": paper}

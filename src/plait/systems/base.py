@@ -245,6 +245,12 @@ class Towers:
     """(m, width) of length 1."""
 
 
+Similarity = Callable[[Items[Image], Items[str]], tuple[Tensor, Tensor]]
+"""Pictures and texts -> scores of texts for each picture (m, k), and of pictures for each text (k, m)."""
+Drawing = Callable[[Items[Image], Items[str], Items[torch.Generator]], list[Image]]
+"""Pictures, their texts, and generators of noise -> as many pictures, each drawn from one of the two."""
+
+
 def square(size: int, fast: bool = False) -> Prepare:
     """(3, size, size) in [-1, 1]: short side to `size` with Lanczos, then the centre; fast: `images.fast_square`."""
     return Prepare((3, size, size), _write_fast_square if fast else _write_square)
@@ -465,6 +471,11 @@ class System(nn.Module, ABC):
     def layout(self, document: Document, *, open: bool = False, generator: Any = None) -> Sequence:
         """The sequence of a document (`Format.layout`)."""
         return self.format.layout(document, open=open, generator=generator)
+
+    def pixels(self, pictures: Items[Image]) -> Float[Tensor, "m 3 y x"]:
+        """Pictures as its only reader looks at them."""
+        (prepare,) = self.format.preprocess().values()
+        return torch.stack([torch.from_numpy(prepare(picture)) for picture in pictures]).to(self.device)
 
     @property
     def device(self) -> torch.device:

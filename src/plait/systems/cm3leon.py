@@ -36,6 +36,7 @@ from plait.nn.clip import CLIP, CLIPConfig
 from plait.nn.norms import plain_layer_norm
 from plait.nn.packed import TiedEmbedding
 from plait.nn.positions import LearnedPositions, NoRotation, Rotary
+from plait.nn.quantise import alike
 from plait.nn.vqgan import VQGAN, VQGANConfig
 from plait.sequence import Batch, Prepare, Sequence, Span, compact, picture, tokens
 from plait.systems.base import (
@@ -247,14 +248,10 @@ class CM3Leon(System):
     def embed_codes(self, generator: torch.Generator, reach: float = 0.25) -> None:
         """Starts the embeddings of codes as random Fourier features of the codebook's vectors.
 
-        The cosine of two embeddings is then exp(-r^2 / 2), r their codes' distance in units of `reach` times the
-        median distance: codes that stand for nearly the same patch are nearly the same symbol.
+        Codes that stand for nearly the same patch are then nearly the same symbol.
         """
-        vectors = self.image_tokenizer.quantiser.codebook.weight.float()
-        unit = reach * torch.cdist(vectors, vectors)[~torch.eye(len(vectors), dtype=torch.bool)].median()
-        directions = torch.randn(vectors.shape[1], self.config.width, generator=generator).to(vectors.device)
-        phases = 2 * math.pi * torch.rand(self.config.width, generator=generator).to(vectors.device)
-        features = math.sqrt(2) * self.config.init_std * torch.cos(vectors @ directions / unit + phases)
+        table = self.image_tokenizer.quantiser.codebook.weight
+        features = self.config.init_std * alike(table, self.config.width, generator, reach)
         self.embed.weight[self.vocabulary.first_code : self.vocabulary.eoss] = features.to(self.embed.weight.dtype)
 
     def unembed(self, hidden: Float[Tensor, "*any c"]) -> Float[Tensor, "*any v"]:

@@ -36,9 +36,9 @@ from plait.nn.diffusion import DiffusionConfig, UnCLIP, UnCLIPConfig, VectorDiff
 from plait.nn.qformer import QFormer, QFormerConfig, QFormerHeads, TextConfig
 from plait.nn.vit import ViT
 from plait.sequence import Batch
-from plait.systems.base import Emitted, Hidden, Part, System, Towers
+from plait.systems.base import Drawing, Emitted, Hidden, Part, Similarity, System, Towers
 from plait.systems.emu import TINY as EMU_TINY
-from plait.systems.minigpt4 import CAPTION_END, READER, MiniGPT4, MiniGPT4Config
+from plait.systems.minigpt4 import CAPTION_END, MiniGPT4, MiniGPT4Config
 from plait.systems.minigpt4 import TINY as MINIGPT4_TINY
 from plait.systems.seed_tokenizer import TINY as SEED_TINY
 from plait.text.pieces import SentencePiece
@@ -103,9 +103,6 @@ class FoundationsConfig:
 LOOKED_AT = 16
 """Candidates of each query that matching looks at; BLIP-2 has 128 on COCO."""
 
-Similarity = Callable[[Items[Image], Items[str]], tuple[Tensor, Tensor]]
-"""Pictures and texts -> scores of texts for each picture (m, k), and of pictures for each text (k, m)."""
-
 TINY = FoundationsConfig(
     blip2=MINIGPT4_TINY,
     clip=CLIPConfig(
@@ -126,9 +123,6 @@ DRAWERS = replace(
     ),
 )
 """The same, with those that draw."""
-
-Drawing = Callable[[Items[Image], Items[str], Items[torch.Generator]], list[Image]]
-"""Pictures, their texts, and generators of noise -> as many pictures, each drawn from one of the two."""
 
 
 class Foundations(System):
@@ -191,15 +185,15 @@ class Foundations(System):
             width=self.config.clip.shared,
             parts=("clip",),
             texts=lambda texts: self.clip.text_features(*self._padded(texts, longest)),
-            pictures=lambda pictures: self.clip.image_features(self._pixels(pictures)),
+            pictures=lambda pictures: self.clip.image_features(self.pixels(pictures)),
         )
 
     def _by_qformer(self, pictures: Items[Image], texts: Items[str]) -> tuple[Tensor, Tensor]:
-        likeness = self._nearest(self.see(self._pixels(pictures)), *self._padded(texts))
+        likeness = self._nearest(self.see(self.pixels(pictures)), *self._padded(texts))
         return likeness, likeness.T
 
     def _by_matching(self, pictures: Items[Image], texts: Items[str]) -> tuple[Tensor, Tensor]:
-        image, (ids, real) = self.see(self._pixels(pictures)), self._padded(texts)
+        image, (ids, real) = self.see(self.pixels(pictures)), self._padded(texts)
         likeness = self._nearest(image, ids, real)
 
         def matched(picture: Tensor, text: Tensor) -> Tensor:
@@ -212,10 +206,6 @@ class Foundations(System):
         features = self.heads_of_qformer.image_features(self.qformer(image))
         first = self.heads_of_qformer.text_features(self.qformer.read_text(ids, real)[:, :1])[:, 0]
         return self.heads_of_qformer.similarity(features, first)
-
-    def _pixels(self, pictures: Items[Image]) -> Tensor:
-        prepare = self.format.preprocess()[READER]
-        return torch.stack([torch.from_numpy(prepare(picture)) for picture in pictures]).to(self.device)
 
     def _padded(self, texts: Items[str], most: int | None = None) -> tuple[Tensor, Tensor]:
         """(m, t) ids as in training, from the first symbol of a document to the end of the caption; which are real.
@@ -236,7 +226,7 @@ class Foundations(System):
 
     def whiten(self, pictures: Items[Image]) -> None:
         """Brings the VAE's latents, those of these pictures, to mean 0 and deviation 1 (`LatentDiffusion.whiten`)."""
-        self.unclip.diffusion.whiten(from_clip(self._pixels(pictures)))
+        self.unclip.diffusion.whiten(from_clip(self.pixels(pictures)))
 
     def look(self, ids: Int[Tensor, "m t"], real: Bool[Tensor, "m t"]) -> Float[Tensor, "m n e"]:
         """What the painter looks at; `real` is false where a text has no symbol, and everywhere for no text."""
@@ -253,12 +243,12 @@ class Foundations(System):
 
     def _given_back(self, pictures: Items[Image], texts: Items[str], generators: Items[torch.Generator]) -> list[Image]:
         diffusion = self.unclip.diffusion
-        return _images(diffusion.pixels(diffusion.latents(from_clip(self._pixels(pictures)))))
+        return _images(diffusion.pixels(diffusion.latents(from_clip(self.pixels(pictures)))))
 
     def _from_embeddings(
         self, pictures: Items[Image], texts: Items[str], generators: Items[torch.Generator]
     ) -> list[Image]:
-        return _images(self.unclip.draw(self.embedder(self._pixels(pictures)), generators))
+        return _images(self.unclip.draw(self.embedder(self.pixels(pictures)), generators))
 
     def _from_texts(self, pictures: Items[Image], texts: Items[str], generators: Items[torch.Generator]) -> list[Image]:
         ids, real = self._padded(texts)

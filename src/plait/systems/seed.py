@@ -33,6 +33,7 @@ from plait.sequence import Batch, Prepare, Sequence, Span, compact, picture, tok
 from plait.systems import seed_tokenizer
 from plait.systems.base import (
     Adaptable,
+    Drawing,
     Emitted,
     Format,
     Grammar,
@@ -40,6 +41,7 @@ from plait.systems.base import (
     Hidden,
     Interleaved,
     Next,
+    Similarity,
     Streams,
     sight,
 )
@@ -80,21 +82,22 @@ class SeedConfig:
             raise ConfigError(f"no dialogue {self.dialogue!r}; there are {', '.join(DIALOGUES)}")
 
 
-def _words(config: LLaMAConfig, codes: int = 8192) -> LLaMAConfig:
+def with_codes(config: LLaMAConfig, codes: int = 8192) -> LLaMAConfig:
+    """A language model's sizes with the words of pictures."""
     return replace(config, vocabulary=config.vocabulary + codes + 2)
 
 
-SEED_8B = SeedConfig(tokenizer=seed_tokenizer.SEED_2, language=_words(LLAMA_7B))
+SEED_8B = SeedConfig(tokenizer=seed_tokenizer.SEED_2, language=with_codes(LLAMA_7B))
 """Vicuna 1.1, 7B: 8B with codes and tokenizer."""
 SEED_14B = replace(
     SEED_8B,
-    language=_words(replace(LLAMA_13B, positions=LLAMA2_7B.positions, eps=LLAMA2_7B.eps)),
+    language=with_codes(replace(LLAMA_13B, positions=LLAMA2_7B.positions, eps=LLAMA2_7B.eps)),
     dialogue="llama2",
 )
 """LLaMA-2-chat, 13B."""
 TINY = SeedConfig(
     tokenizer=seed_tokenizer.TINY,
-    language=_words(
+    language=with_codes(
         LLaMAConfig(vocabulary=512, width=128, hidden=344, depth=4, heads=4, positions=512),
         seed_tokenizer.TINY.codes,
     ),
@@ -150,6 +153,23 @@ class Seed(Adaptable):
         codes = torch.tensor([self.codes_of(run) for run in runs], device=self.device)
         negative = None if self.negative is None else torch.tensor([self.negative], device=self.device)
         return self.tokenizer.decode(codes, [torch.Generator().manual_seed(run.seed) for run in runs], negative)
+
+    @property
+    def drawings(self) -> Mapping[str, Drawing]:
+        """The tokenizer's."""
+        return self.tokenizer.drawings
+
+    @property
+    def similarities(self) -> Mapping[str, Similarity]:
+        """How like pictures are to texts, by the last of the causal queries; none without the text branch."""
+        return {"causal": self._likeness} if self.config.tokenizer.qformer.text else {}
+
+    def _likeness(self, pictures: Items[Image], texts: Items[str]) -> tuple[Tensor, Tensor]:
+        rows = [torch.tensor(self.format.compared_ids(text)) for text in texts]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.device)
+        told = self.tokenizer.text_features(ids.clamp(min=0), ids >= 0)
+        likeness = self.tokenizer.image_features(self.pixels(pictures)) @ told.T
+        return likeness, likeness.T
 
     @property
     def units(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
@@ -237,14 +257,16 @@ class SeedFormat(Format):
 
         Of pieces every element is predicted, but videos, and what stands before them, are read. Of a conversation the
         answers are predicted, each part tokenised by itself, and one `</s>` stands behind the last (released code). An
-        open document ends where the model is to go on, behind `<img>` for a blank picture.
+        open document ends where the model is to go on, behind `<img>` for a blank picture; in a conversation this is
+        the last piece of the user's, or all there is of the answer.
         """
         if not document.turns:
             return self._continued(document.pieces, open)
         if open:
             turns, drawn = document.turns, _draws(document)
             last = replace(turns[-1], pieces=turns[-1].pieces[:-1]) if drawn else turns[-1]
-            return self._prompt(self.dialogue.prompt([*turns[:-1], last]), drawn)
+            begun = drawn and last.role == "assistant" and not last.pieces  # its answer, which a picture begins
+            return self._prompt(self.dialogue.prompt(turns[:-1] if begun else [*turns[:-1], last]), drawn)
         spans = [tokens([self.text.bos], weight=0.0)]
         for role, part in self.dialogue.parts(document.turns):
             spans += self._string(part, len(part) if role != "assistant" else 0)
@@ -287,6 +309,10 @@ class SeedFormat(Format):
     def text_ids(self, text: str) -> tuple[int, ...]:
         """As one string."""
         return tuple(self.text.encode(text))
+
+    def compared_ids(self, text: str) -> tuple[int, ...]:
+        """What stands for a text that is compared with pictures: a document of it alone."""
+        return self.text.bos, *self.text.encode(text), self.text.eos
 
     def streams(self, document: Document, guidance: Guidance) -> Streams:
         """The prompt; and nothing, `<s>`, with `<img>` where the prompt ends with it.

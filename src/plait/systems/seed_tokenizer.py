@@ -47,7 +47,7 @@ from plait.nn.qformer import BLIP2_QFORMER, QFormer, QFormerConfig, QFormerHeads
 from plait.nn.quantise import Quantised, VectorQuantiser, nearest_rows
 from plait.nn.vit import EVA_VIT_G, VITConfig, eva_vit, vit_block
 from plait.sequence import Batch, Prepare, Sequence, Slot, Span
-from plait.systems.base import Emitted, Format, Grammar, Hidden, Next, Stop, System, sight
+from plait.systems.base import Drawing, Emitted, Format, Grammar, Hidden, Next, Stop, System, sight
 
 READER = "seed"
 REVERSE_DEPTH = 4
@@ -310,6 +310,14 @@ class SeedTokenizer(System):
         against = None if negative is None else self.embed(negative)
         pixels = self.decoder.draw(self.embed(codes), each, against)
         return [Image(images.from_array(values, rounded=True)) for values in pixels.float().cpu().numpy()]
+
+    @property
+    def drawings(self) -> Mapping[str, Drawing]:
+        """Pictures again, from their codes alone; nothing without a decoder."""
+        return {"codes": self._again} if self.decoder else {}
+
+    def _again(self, pictures: Items[Image], texts: Items[str], generators: Items[torch.Generator]) -> list[Image]:
+        return self.decode(self.encode(self.pixels(pictures)), generators)
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Hidden:
         """Behind a picture that was read comes the same again: the state of element p is the code n - 1 before it.

@@ -30,6 +30,10 @@ class Exchange:
     """With the words of the user in place of `{}`, where it has that."""
     answered: str
 
+    def request(self, words: str) -> str:
+        """What is asked for, with the words in it, which end as the request does."""
+        return self.asked.format("\0").replace("\0", words.strip().removesuffix("."))
+
 
 DRAW = (
     *(
@@ -124,8 +128,7 @@ def _pair(question: str, answered: str) -> tuple[Turn, Turn]:
 
 def draw(picture: Image, caption: str, way: Exchange = DRAW[0]) -> Document:
     """A picture that is asked for by its caption."""
-    asked = way.asked.format("\0").replace("\0", caption.strip().removesuffix("."))
-    return Document([Turn("user", asked), Turn("assistant", [Text(way.answered), picture])])
+    return Document([Turn("user", way.request(caption)), Turn("assistant", [Text(way.answered), picture])])
 
 
 def edit(first: Image, steps: Items[tuple[str, Image]], answered: str = EDITED[0]) -> Document:

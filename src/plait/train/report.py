@@ -5,8 +5,9 @@ It reads the run directory alone:
     config.yaml      the configuration; its `recipe` is the title
     facts.json       `parameters`, `hardware`, `versions` (`plait.train.log.write_facts`)
     metrics.jsonl    the curves, the stages, their steps and seconds
-    samples/*.json   what the model read and drew while it trained: {"step", "stage", "items": [{"prompt": a document,
-                     "answer", "image", "reference", "reference_image"}]}; pictures are paths relative to the file
+    samples/*.json   what the model read and drew while it trained: {"step", "stage", "items": [{"exchange": a name,
+                     "prompt": a document, "answer", "image", "reference", "reference_image"}]}; pictures are paths
+                     relative to the file; of a conversation each exchange is an item, whose prompt is what is new
     scores.json      the final scores by task; nested mappings are groups
 
 What is absent is said to be absent.
@@ -210,7 +211,8 @@ def _samples(run: Path) -> str:
         try:
             stage = prompts.setdefault(str(sample["stage"]), {})
             for item in sample["items"]:
-                stage.setdefault(json.dumps(item["prompt"]), {})[int(sample["step"])] = (item, file.parent)
+                row = json.dumps([item.get("exchange"), item["prompt"]])
+                stage.setdefault(row, {})[int(sample["step"])] = (item, file.parent)
         except (KeyError, TypeError) as error:
             raise InputError(f"{file}: no samples as plait.train.report describes them ({error}); remove it") from error
     show = _Pictures(run)

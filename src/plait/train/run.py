@@ -21,6 +21,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ import torch
 from plait.checkpoints import directory as checkpoints
 from plait.config import difference, read_yaml, to_plain, write_yaml
 from plait.data.packs import Alternating, Data
-from plait.document import Image
+from plait.document import Document, Image, Turn
 from plait.errors import DISK_FULL, CheckpointError, ConfigError, Interrupted, TrainingError
 from plait.evaluate import Task
-from plait.generate.engine import Engine
+from plait.generate.engine import Engine, Reply
 from plait.generate.model import Model
 from plait.objectives.gather import all_sum
 from plait.systems.base import System
@@ -184,13 +185,11 @@ class Run:
         folder = self.directory / "samples"
         folder.mkdir(exist_ok=True)
         items = []
-        engine = Engine(system, PROBE_ROWS)
-        replies = engine.run([p.prompt for p in self.recipe.probes], [p.settings for p in self.recipe.probes])
-        for i, (probe, reply) in enumerate(zip(self.recipe.probes, replies, strict=True)):
+        for name, probe, said, reply in _answered(system, self.recipe.probes):
             pictures = [piece for piece in reply if isinstance(piece, Image)]
             for picture in pictures[:1]:
-                picture.open().save(folder / f"{step:08d}-{i}.png")
-            items.append(_told(probe, reply.text, f"{step:08d}-{i}.png" if pictures else None))
+                picture.open().save(folder / f"{step:08d}-{name}.png")
+            items.append(_told(probe, name, said, reply.text, f"{step:08d}-{name}.png" if pictures else None))
         text = json.dumps({"step": step, "stage": stage.name, "items": items})
         (folder / f"{step:08d}.json").write_text(text)
 
@@ -352,12 +351,30 @@ def _essence(config: Any) -> Any:
     return config
 
 
-def _told(probe: Probe, text: str, image: str | None) -> dict[str, Any]:
+def _answered(system: System, probes: Items[Probe]) -> Iterator[tuple[str, Probe, Document, Reply]]:
+    """Each exchange of each probe: a name, the probe, what is new in it, and the answer; a conversation's in order."""
+    engine = Engine(system, PROBE_ROWS)
+    prompts = {i: probe.prompt for i, probe in enumerate(probes)}
+    exchanges: dict[tuple[int, int], tuple[Document, Reply]] = {}
+    for turn in range(1 + max(len(probe.then) for probe in probes)):
+        replies = engine.run(list(prompts.values()), [probes[i].settings for i in prompts])
+        behind = {}
+        for (i, prompt), reply in zip(prompts.items(), replies, strict=True):
+            exchanges[i, turn] = (Document([prompt.turns[-1]]) if turn else prompt, reply)
+            for asked in probes[i].then[turn : turn + 1]:
+                behind[i] = Document([*prompt.turns, Turn("assistant", reply.document.pieces), Turn("user", asked)])
+        prompts = behind
+    for (i, turn), (said, reply) in sorted(exchanges.items(), key=lambda one: one[0]):
+        yield f"{i}-{turn}" if turn else str(i), probes[i], said, reply
+
+
+def _told(probe: Probe, name: str, said: Document, text: str, image: str | None) -> dict[str, Any]:
     return {
-        "prompt": probe.prompt.to_json(),
+        "exchange": name,
+        "prompt": said.to_json(),
         "answer": text or None,
         "image": image,
-        "reference": probe.reference,
+        "reference": probe.reference if said is probe.prompt else None,
         "reference_image": None,
     }
 

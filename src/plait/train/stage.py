@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.data.packs import Alternating, Data
-from plait.document import Document
+from plait.document import Document, Piece
 from plait.errors import ConfigError
 from plait.evaluate import Task
 from plait.generate.engine import Settings
@@ -203,6 +203,12 @@ class Probe:
     settings: Settings
     reference: str | None = None
     """The right answer, in words."""
+    then: tuple[tuple[Piece | str, ...], ...] = ()
+    """What the user says next, each after the answer to what was said before; the prompt is then a conversation."""
+
+    def __post_init__(self) -> None:
+        if self.then and not self.prompt.turns:
+            raise ConfigError(f"a probe of pieces with {len(self.then)} turns behind it: give its prompt as a turn")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from plait.data.shapes import oracle
 from plait.data.shapes.draw import STYLES
 from plait.data.shapes.language import parse
 from plait.data.shapes.source import Shapes
-from plait.data.shapes.styles import Restylings, StyleDrawings, StyleNames, worth
+from plait.data.shapes.styles import Compositions, Restylings, StyleDrawings, StyleNames, worth
 from plait.data.shapes.world import Object, Scene
 from plait.document import Document, Image
 
@@ -22,7 +22,7 @@ def reply(scene, style, resolution=64):
     return Document([Image(scene.draw(resolution, style))])
 
 
-@pytest.mark.parametrize("kind", [StyleNames, StyleDrawings, Restylings])
+@pytest.mark.parametrize("kind", [StyleNames, StyleDrawings, Restylings, Compositions])
 def test_every_style_comes(kind):
     counts = Counter(case.document.images[-1].source.style for case in kind(seed=1, length=400).cases())
     assert set(counts) == set(STYLES)
@@ -41,6 +41,9 @@ def test_what_is_said_is_what_is_drawn():
         before, after = (image.source for image in case.document.images)
         assert before.scene == after.scene and before.style != after.style
         assert after.style in case.prompt.text
+    for case in Compositions(seed=1, length=50).cases():
+        content, look, both = (image.source for image in case.document.images)
+        assert both.scene == content.scene != look.scene and both.style == look.style != content.style
 
 
 @pytest.mark.parametrize("resolution", [32, 64])
@@ -73,6 +76,8 @@ def test_chance_of_drawings(worth, copied):
     guess = worth(StyleDrawings, lambda case: one[case.reply.images[0].source.style])
     assert guess == pytest.approx(StyleDrawings.chance, abs=0.01)
     assert worth(Restylings, copied) == Restylings.chance
+    assert worth(Compositions, copied) == Compositions.chance
+    assert worth(Compositions, lambda case: Document(case.prompt.images[1])) < 0.02
 
 
 def test_the_oracle_reads_all_styles():

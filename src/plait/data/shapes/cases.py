@@ -30,7 +30,7 @@ class Case:
         question: Sequence[Piece | str],
         answer: str | Image,
         check: Callable[[Document], float],
-        before: Sequence[tuple[Sequence[Piece | str], str]] = (),
+        before: Sequence[tuple[Sequence[Piece | str], str | Image]] = (),
     ) -> Case:
         """A question in a turn of its own and its answer, in words or as a picture; `before` holds such turns too."""
         said = [turn for asked, reply in before for turn in (Turn("user", asked), Turn("assistant", reply))]

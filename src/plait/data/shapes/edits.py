@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -13,7 +13,7 @@ from plait.data.shapes.chance import Chance
 from plait.data.shapes.language import PLACE_WORDS, SIZE_WORDS
 from plait.data.shapes.naming import name_of
 from plait.data.shapes.score import drawing, object_accuracy
-from plait.data.shapes.split import SEEN_PAIRS, another, draw_scene, noisy, part
+from plait.data.shapes.split import SEEN_PAIRS, Part, another, draw_scene, noisy, part
 from plait.data.shapes.world import PLACES, SIZES, Object, Scene, SceneImage
 from plait.document import Document, Image
 
@@ -63,21 +63,25 @@ class Edits(Cases):
 
     def case(self, i: int) -> Case:
         """Case i."""
-        chance = self.stream(i)
-        kind = chance.choice(tuple(WORDINGS))
-        before, edit = self._drawn(kind, chance)
-        instruction = WORDINGS[kind].pick(chance, self.split).format(**edit.words)
-        first, second = (Image(SceneImage(scene, self.resolution)) for scene in (before, edit.after))
-        return Case.asked([first, instruction], second, partial(_worth, before, edit.after))
+        before, instruction, after = drawn_edit(self.stream(i), self.split, OBJECTS)
+        first, second = (Image(SceneImage(scene, self.resolution)) for scene in (before, after))
+        return Case.asked([first, instruction], second, partial(_worth, before, after))
 
-    def _drawn(self, kind: str, chance: Chance) -> tuple[Scene, Edit]:
-        """A scene and an edit of the kind that stays in the part."""
-        while True:
-            scene = draw_scene(chance, OBJECTS, self.split)
-            for _ in range(TRIES):
-                edit = _EDITS[kind](scene, chance)
-                if edit is not None and part(edit.after.content) == self.split:
-                    return scene, edit
+
+def drawn_edit(chance: Chance, wanted: Part, objects: Sequence[int]) -> tuple[Scene, str, Scene]:
+    """A scene of as many objects, an instruction of any kind, and the scene after it, not empty; both of the part."""
+    kind = chance.choice(tuple(WORDINGS))
+    before, edit = _drawn(kind, chance, wanted, objects)
+    return before, WORDINGS[kind].pick(chance, wanted).format(**edit.words), edit.after
+
+
+def _drawn(kind: str, chance: Chance, wanted: Part, objects: Sequence[int]) -> tuple[Scene, Edit]:
+    while True:
+        scene = draw_scene(chance, objects, wanted)
+        for _ in range(TRIES):
+            edit = _EDITS[kind](scene, chance)
+            if edit is not None and edit.after.objects and part(edit.after.content) == wanted:
+                return scene, edit
 
 
 def done(before: Scene, after: Scene, found: Scene) -> float:

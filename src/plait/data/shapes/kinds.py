@@ -14,10 +14,11 @@ from plait.data.shapes.matrices import Matrices
 from plait.data.shapes.nouns import NounQuestions, Nouns
 from plait.data.shapes.pages import Pages
 from plait.data.shapes.placements import Placements
+from plait.data.shapes.sketches import Sketches
 from plait.data.shapes.statements import Statements
 from plait.data.shapes.steps import Steps
 from plait.data.shapes.stories import Stories
-from plait.data.shapes.styles import Restylings, StyleDrawings, StyleNames
+from plait.data.shapes.styles import Compositions, Restylings, StyleDrawings, StyleNames
 from plait.data.shapes.videos import Videos
 from plait.data.shapes.words import Opinions, Words
 from plait.data.shapes.writings import Writings
@@ -25,6 +26,7 @@ from plait.data.shapes.writings import Writings
 _KINDS: tuple[type[Cases], ...] = (
     Dialogues,
     Edits,
+    Sketches,
     Maps,
     Edges,
     Boxes,
@@ -35,6 +37,7 @@ _KINDS: tuple[type[Cases], ...] = (
     StyleNames,
     StyleDrawings,
     Restylings,
+    Compositions,
     Nouns,
     NounQuestions,
     Videos,

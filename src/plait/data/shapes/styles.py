@@ -1,4 +1,7 @@
-"""Styles: to name the one a picture is drawn in, to draw in a named one, to draw a picture again in another."""
+"""Styles: to name the one a picture is drawn in, to draw in a named one, to draw a picture again in another.
+
+The other is named, or is that of a second picture.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,14 @@ DRAWING = Wordings(
 RESTYLING = Wordings(
     ("draw it in the {v} style.", "draw the picture in the {v} style.", "make the picture {v}.", "make it {v}."),
     ("draw the picture again, {v}.",),
+)
+COMPOSING = Wordings(
+    (
+        "draw the first picture in the style of the other.",
+        "make the first picture like the other in style.",
+        "the first picture in the style of the other.",
+    ),
+    ("draw the first picture again in the style of the other.",),
 )
 
 
@@ -86,6 +97,30 @@ class Restylings(Cases):
         before, after = (Image(SceneImage(scene, self.resolution, style)) for style in (first, second))
         request = RESTYLING.pick(chance, self.split).format(v=second)
         return Case.asked([before, request], after, partial(worth, scene, second))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compositions(Cases):
+    """Two pictures, and a third: the scene of the first in the style of the second; judged as `StyleDrawings`.
+
+    The first is in another style than the second, which shows another scene.
+
+    Chance: a copy of the first picture, which is in the wrong style.
+    """
+
+    name: ClassVar[str] = "compositions"
+    chance: ClassVar[float] = 0.0
+
+    def case(self, i: int) -> Case:
+        """Case i."""
+        chance = self.stream(i)
+        scene, (first, second) = draw_scene(chance, OBJECTS, self.split), chance.sample(tuple(STYLES), 2)
+        other = draw_scene(chance, OBJECTS, self.split)
+        while other.content == scene.content:
+            other = draw_scene(chance, OBJECTS, self.split)
+        shown = ((scene, first), (other, second), (scene, second))
+        content, look, both = (Image(SceneImage(one, self.resolution, style)) for one, style in shown)
+        return Case.asked([content, look, COMPOSING.pick(chance, self.split)], both, partial(worth, scene, second))
 
 
 def worth(scene: Scene, style: str, reply: Document) -> float:
