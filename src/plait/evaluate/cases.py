@@ -215,7 +215,7 @@ SUBJECTS: dict[str, Subject] = {
 """What is scored, by the name of the task.
 
 edit: the picture after it; `done` is 0 unless the change is done. segmentation, edges: the picture of a map. boxes:
-objects in the boxes that are told. writing: texts that are read back. composition: 0 in another style than that of the
-second picture. dialogue, sketches, steps: the last answer. video: answers about what happens in it. in_context: drawings
-in the style, or of the object, of the prompt's pictures.
+objects in the boxes that are told. writing: texts that are read back. composition: 0 in another style than that of
+the second picture. dialogue, sketches, steps: the last answer. video: answers about what happens in it. in_context:
+drawings in the style, or of the object, of the prompt's pictures.
 """
