@@ -24,9 +24,9 @@ class DataImport:
     """Turn a folder of pictures and words into shards.
 
     KIND is captions (an image folder and a caption table), classes (a folder for each class), coco (COCO's captions:
-    JSON files and image folders), webdataset (tars of images with captions, as img2dataset writes them), storyboard
-    (videos, or sheets of their frames, with subtitles) or pages (pages of the web: WARC files, or saved as HTML with
-    their images).
+    JSON files and image folders), webdataset (tars of images with captions, as img2dataset writes them),
+    storyboard (videos, or sheets of their frames, with subtitles) or
+    pages (pages of the web: WARC files, or saved as HTML with their images).
     """
 
     kind: Positional[str]
