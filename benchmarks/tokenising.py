@@ -124,8 +124,14 @@ class Drawer:
         return drawn
 
 
+class Unasked(nn.Linear):
+    """Stands for the pipeline's tower of pictures, which only tells device and type."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+
 def pipeline(ours: SeedTokenizer) -> Any:
-    """diffusers' unCLIP on our own modules; its tower of pictures only tells the type of numbers."""
+    """diffusers' unCLIP on our own modules."""
     from diffusers import StableUnCLIPImg2ImgPipeline
     from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 
@@ -133,7 +139,7 @@ def pipeline(ours: SeedTokenizer) -> Any:
     assert isinstance(decoder, UnCLIP)
     made = StableUnCLIPImg2ImgPipeline(
         feature_extractor=None,
-        image_encoder=nn.Linear(1, 1),
+        image_encoder=Unasked(1, 1),
         image_normalizer=StableUnCLIPImageNormalizer(DECODER.embedding),
         image_noising_scheduler=scheduler(DECODER.noising),
         tokenizer=None,

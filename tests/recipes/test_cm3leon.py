@@ -113,7 +113,7 @@ def test_the_shapes_recipe_asks_for_drawings_and_words() -> None:
     pretraining = [task.name for task in recipe.stages[1].tasks]
     assert pretraining == ["caption", "vqa", "draw"]
     assert [task.name for task in recipe.tasks] == [*pretraining, *cm3leon.SCORED]
-    assert set(cm3leon.SCORED) == set(SUBJECTS)
+    assert set(cm3leon.SCORED) <= set(SUBJECTS)
     drawn = [probe for probe in recipe.probes if probe.prompt.pieces[-1] == Blank("image")]
     said = [probe for probe in recipe.probes if probe not in drawn]
     assert drawn and said

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from plait.checkpoints import directory as checkpoints
 from plait.data.packs import Data, Source
 from plait.data.shapes import Shapes
+from plait.data.shapes.kinds import CASES
 from plait.data.shapes.told import KINDS, Told
 from plait.evaluate.retrieval import ShapesRetrieval
 from plait.evaluate.shapes import Held, ShapesCaption, ShapesDrawings, ShapesTextQuestions
@@ -36,6 +38,8 @@ SEED = 20210226
 TOKENIZER_TEXTS = 3000  # documents that the pieces are learned from
 PACK = 480  # inputs of a row: some 16 pairs
 WINDOW = 2048  # documents planned together: more than a step takes, or they would be laid out again and again
+PICTURED = {"shapes": 0.7, "styles": 0.3}
+"""What is drawn from embeddings, which hold styles too: systems put pictures together in the style of others."""
 
 
 def tiny() -> Recipe:
@@ -80,12 +84,13 @@ def drawers(foundations: str = "runs/foundations-tiny") -> Recipe:
     pairs: dict[str, Source] = {
         "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 2, 3), mix={"caption": 1.0})
     }
+    styles = {"styles": CASES["style-drawings"](seed=SEED + 1, length=1_000_000, resolution=32)}
     return Recipe(
         name="foundations/drawers",
         build=functools.partial(founded, foundations),
         stages=(
-            vae_stage(crowds, steps=800),
-            unclip_stage(pairs, steps=2200),
+            vae_stage({**crowds, **styles}, steps=800, shares=PICTURED),
+            unclip_stage({**pairs, **styles}, steps=2200, shares=PICTURED),
             painter_stage(pairs, steps=2200),
         ),
         tasks=(ShapesDrawings(),),
@@ -162,22 +167,22 @@ def bridge_stage(config: FoundationsConfig, sources: dict[str, Source], steps: i
     )
 
 
-def vae_stage(sources: dict[str, Source], steps: int) -> Stage:
+def vae_stage(sources: dict[str, Source], steps: int, shares: Mapping[str, float] | None = None) -> Stage:
     """The VAE, from scratch, on pictures: crowded ones, of which each shows more of what there is."""
     return _stage(
         "vae",
-        _pictures(sources, rows=32, seed=SEED + 5),
+        _pictures(sources, shares, rows=32, seed=SEED + 5),
         GiveBack(kl=1e-5),
         Optimiser(train=("unclip.diffusion.vae.*",), lr=3e-3),
         steps=steps,
     )
 
 
-def unclip_stage(sources: dict[str, Source], steps: int) -> Stage:
+def unclip_stage(sources: dict[str, Source], steps: int, shares: Mapping[str, float] | None = None) -> Stage:
     """The U-Net that draws from an image embedding, and the tower that makes it, which begins as CLIP's."""
     return _stage(
         "unclip",
-        _pictures(sources, rows=32, seed=SEED + 6),
+        _pictures(sources, shares, rows=32, seed=SEED + 6),
         DrawEmbedding(),
         Optimiser(train=("unclip.diffusion.unet.*", "embedder.*"), lr=2e-3),
         before=(Whiten(source=next(iter(sources.values()))), begin_unclip),
@@ -199,9 +204,18 @@ def painter_stage(sources: dict[str, Source], steps: int) -> Stage:
     )
 
 
-def _pictures(sources: dict[str, Source], rows: int, seed: int) -> Data:
+def _pictures(sources: dict[str, Source], shares: Mapping[str, float] | None, rows: int, seed: int) -> Data:
     """One picture a row, whatever is said of it."""
-    return Data(sources=sources, rows=rows, length=PACK, reads="pictures", policy="alone", window=WINDOW, seed=seed)
+    return Data(
+        sources=sources,
+        shares=shares or {},
+        rows=rows,
+        length=PACK,
+        reads="pictures",
+        policy="alone",
+        window=WINDOW,
+        seed=seed,
+    )
 
 
 def _stage(name: str, data: Data, objective: Objective, *optimisers: Optimiser, **more: Any) -> Stage:
