@@ -25,6 +25,7 @@ NAMES = [
 ]
 NEEDED = {
     "cm3leon/paper": ("base={}", "data={}"),
+    "emu/paper": ("base={}", "captions={}"),
     "minigpt4/paper": ("base={}", "data={}", "curated={}"),
     "minigpt4/v2": ("base={}", "data={}"),
     "seed/paper": ("base={}", "data={{captions: {}}}"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,7 @@ from plait.data.shapes.draw import BACKGROUND
 from plait.data.shapes.kinds import CASES
 from plait.data.shapes.score import drawing, draws
 from plait.data.shapes.world import VALUES, Scene, SceneImage
-from plait.document import Document, Image, Piece, Text, Turn
+from plait.document import Document, Image, Piece, Text, Turn, Video
 from plait.errors import ConfigError, hint
 from plait.generate.engine import Settings
 from plait.generate.model import Model
@@ -82,7 +82,7 @@ class ShapesCases:
     def run(self, model: Model) -> dict[str, Any]:
         """The measures, what they are without skill, "n", and the groups."""
         subject, cases = SUBJECTS[self.name], list(self.cases())
-        shown = [case for case in cases if case.prompt.images]
+        shown = [case for case in cases if any(isinstance(piece, Image | Video) for piece in case.prompt.pieces)]
         prompts = [*(case.prompt for case in cases), *(self._blind(case.prompt) for case in shown)]
         replies = [reply.document for reply in model.generate(prompts, self._settings(cases[0]))]
         seen = list(zip(cases, replies, strict=False))
@@ -111,7 +111,12 @@ class ShapesCases:
         empty = Image(SceneImage(Scene(()), self.resolution))
 
         def unseen(pieces: Sequence[Piece]) -> list[Piece]:
-            return [empty if isinstance(piece, Image) else piece for piece in pieces]
+            return [replaced(piece) for piece in pieces]
+
+        def replaced(piece: Piece) -> Piece:
+            if isinstance(piece, Video):
+                return replace(piece, frames=(empty,) * len(piece.frames))
+            return empty if isinstance(piece, Image) else piece
 
         return Document([Turn(turn.role, unseen(turn.pieces)) for turn in prompt.turns] or unseen(prompt.pieces))
 
