@@ -95,18 +95,24 @@ class GiveBack:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawEmbedding:
-    """Trains `system.unclip`, and `system.embedder` where the stage says so, to draw pictures from their embeddings."""
+class _Denoising:
+    """Noise is taken out of pictures that have a condition, or now and then none."""
 
     dropped: float = 0.1
-    """Share of the pictures that are drawn from labels of zeros."""
+    """Share of the pictures without condition: labels of zeros, or no text."""
 
     def __post_init__(self) -> None:
-        _check(self.dropped)
+        if not 0 <= self.dropped < 1:
+            raise ConfigError(f"dropped={self.dropped}: give a share of the conditions, at least 0 and below 1")
 
     def weights(self, counts: Mapping[str, float] | None = None) -> Mapping[str, float]:
         """One term."""
         return {"noise": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawEmbedding(_Denoising):
+    """Trains `system.unclip`, and `system.embedder` where the stage says so, to draw pictures from their embeddings."""
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """The number of pictures."""
@@ -126,18 +132,8 @@ class DrawEmbedding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawText:
+class DrawText(_Denoising):
     """Trains `system.painter`, and what it looks through where the stage says so, to draw pictures from captions."""
-
-    dropped: float = 0.1
-    """Share of the pictures that are drawn from no text."""
-
-    def __post_init__(self) -> None:
-        _check(self.dropped)
-
-    def weights(self, counts: Mapping[str, float] | None = None) -> Mapping[str, float]:
-        """One term."""
-        return {"noise": 1.0}
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """The number of pictures that have a caption."""
@@ -207,8 +203,3 @@ def noise_loss(
 def drop(count: int, share: float, generator: torch.Generator) -> Bool[Tensor, " m"]:
     """Which of so many conditions are left out, each by chance."""
     return torch.rand(count, generator=generator) < share
-
-
-def _check(dropped: float) -> None:
-    if not 0 <= dropped < 1:
-        raise ConfigError(f"dropped={dropped}: give a share of the conditions, at least 0 and below 1")
