@@ -60,7 +60,7 @@ TUNED = {
 }
 """Kinds of cases that fine-tuning is about, and how much of pretraining goes on."""
 SCORED = ("edit", "segmentation", "edges", "boxes", "writing", "dialogue", "steps")
-STEPS = {"tokenizer": 1000, "pretrain": 1750, "finetune": 2600}
+STEPS = {"tokenizer": 1000, "pretrain": 1600, "finetune": 2600}
 
 
 def tiny(data: str | None = None, instructions: Mapping[str, str] | None = None) -> Recipe:
