@@ -49,7 +49,7 @@ Factory = Callable[[int | None], Sequence[Task]]
 
 
 def _cases(name: str, limit: int | None) -> list[Task]:
-    return [ShapesCases.at_most(name, limit)]
+    return [ShapesCases.at_most(limit, name=name)]
 
 
 _WAYS: tuple[tuple[Steps, bool], ...] = (("one", False), ("two", False), ("two", True))

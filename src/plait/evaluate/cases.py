@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from plait.data.shapes.score import drawing, draws
 from plait.data.shapes.world import VALUES, Scene, SceneImage
 from plait.document import Document, Image, Piece, Text, Turn, Video
 from plait.errors import ConfigError, hint
+from plait.evaluate.counted import Counted
 from plait.generate.engine import Settings
 from plait.generate.model import Model
 from plait.generate.sampling import Sampling
@@ -45,7 +46,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesCases:
+class ShapesCases(Counted):
     """Held-out cases of one kind, each reply scored by what the case asks for.
 
     Beside the figures stands what the first of them is without skill: `blind_...`, the same model when the pictures
@@ -61,23 +62,16 @@ class ShapesCases:
         ConfigError: no such subject, or no cases.
     """
 
+    what: ClassVar[str] = "cases"
     name: str
     count: int = 250
-    resolution: int = 32
     guidance: float = 1.0
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.3, top_p=0.9))
-    seed: int = 20240
 
     def __post_init__(self) -> None:
         if self.name not in SUBJECTS:
             raise ConfigError(f"no cases are scored as {self.name!r}; {hint(self.name, SUBJECTS)}")
-        if self.count < 1:
-            raise ConfigError(f"{self.count} cases: give at least 1")
-
-    @classmethod
-    def at_most(cls, name: str, limit: int | None) -> ShapesCases:
-        """The default, with at most `limit` cases."""
-        return cls(name=name, count=min(cls.count, limit or cls.count))
+        super().__post_init__()
 
     def run(self, model: Model) -> dict[str, Any]:
         """The measures, what they are without skill, "n", and the groups."""

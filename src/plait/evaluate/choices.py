@@ -18,6 +18,7 @@ from plait.data.shapes.words import LEAST, Opinions
 from plait.data.shapes.world import COLOURS, SHAPES, SIZES, Scene, SceneImage
 from plait.document import Document, Image, Text
 from plait.errors import ConfigError
+from plait.evaluate.counted import Counted
 from plait.evaluate.prompting import answering, best, rank, two_steps
 from plait.evaluate.shots import means
 from plait.generate.model import Model
@@ -27,27 +28,12 @@ FEELINGS = ("positive", "negative")
 RATIONALE_TOKENS = 32
 
 
-def _check(count: int) -> None:
-    if count < 1:
-        raise ConfigError(f"{count} items: give at least 1")
-
-
 @dataclass(frozen=True, kw_only=True)
-class ShapesMatrices:
+class ShapesMatrices(Counted):
     """Which of six pictures completes a matrix: that behind which "Yes" is likeliest as the answer whether it does."""
 
     name: ClassVar[str] = "matrices"
-    seed: int = 20240
     count: int = 120
-    resolution: int = 32
-
-    def __post_init__(self) -> None:
-        _check(self.count)
-
-    @classmethod
-    def at_most(cls, limit: int | None) -> ShapesMatrices:
-        """The default, with at most `limit` matrices."""
-        return cls(count=min(cls.count, limit or cls.count))
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"accuracy", "n", "chance", "by_attribute"}: by what the candidates differ in."""
@@ -64,25 +50,15 @@ class ShapesMatrices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesOpinions:
+class ShapesOpinions(Counted):
     """Whether an opinion that is written in a picture is positive: read by the model itself, from the pixels.
 
     Args:
         steps: the model first tells what it sees, and is asked behind that (the multimodal chain of thought).
     """
 
-    seed: int = 20240
-    count: int = 200
     resolution: int = LEAST
     steps: bool = False
-
-    def __post_init__(self) -> None:
-        _check(self.count)
-
-    @classmethod
-    def at_most(cls, limit: int | None, steps: bool = False) -> ShapesOpinions:
-        """The default, with at most `limit` pictures."""
-        return cls(count=min(cls.count, limit or cls.count), steps=steps)
 
     @property
     def name(self) -> str:
@@ -113,21 +89,10 @@ class ShapesOpinions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesDescriptions:
+class ShapesDescriptions(Counted):
     """Which of two invented names a picture has: when both are described before it, and when they are only named."""
 
     name: ClassVar[str] = "descriptions"
-    seed: int = 20240
-    count: int = 200
-    resolution: int = 32
-
-    def __post_init__(self) -> None:
-        _check(self.count)
-
-    @classmethod
-    def at_most(cls, limit: int | None) -> ShapesDescriptions:
-        """The default, with at most `limit` pictures."""
-        return cls(count=min(cls.count, limit or cls.count))
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"accuracy", "n", "undescribed_accuracy", "chance"}."""
@@ -167,7 +132,8 @@ class ShapesCommonsense:
     template: str = QUESTION
 
     def __post_init__(self) -> None:
-        _check(self.limit)
+        if self.limit < 1:
+            raise ConfigError(f"{self.limit} questions of each kind: give at least 1")
 
     @classmethod
     def at_most(cls, limit: int | None) -> ShapesCommonsense:
@@ -212,7 +178,7 @@ class ShapesCommonsense:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesNames:
+class ShapesNames(Counted):
     """The colour and shape of the only object as the name of its class, behind "The photo of the".
 
     Twice: what the model says up to the first full stop must be the name; and it says one of all names, which beams
@@ -220,19 +186,9 @@ class ShapesNames:
     """
 
     name: ClassVar[str] = "names"
-    seed: int = 20240
     count: int = 100
-    resolution: int = 32
     beams: int = 2
     prompt: str = NAME
-
-    def __post_init__(self) -> None:
-        _check(self.count)
-
-    @classmethod
-    def at_most(cls, limit: int | None) -> ShapesNames:
-        """The default, with at most `limit` pictures of each group."""
-        return cls(count=min(cls.count, limit or cls.count))
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"accuracy", "n", "constrained_accuracy", "chance", "by_pairs"}: at the top pairs of colour and shape that

@@ -12,6 +12,7 @@ from plait.data.shapes.dialogues import Dialogues
 from plait.data.shapes.naming import NUMBERS
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES
 from plait.errors import ConfigError
+from plait.evaluate.counted import Counted
 from plait.evaluate.metrics.ranking import one_hot, ranks, retrieval
 from plait.generate.model import Model
 
@@ -19,7 +20,7 @@ ANSWERS = (*COLOURS, *SHAPES, *SIZES, *PLACES, *NUMBERS[:5], "yes", "no")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesDialogueRanking:
+class ShapesDialogueRanking(Counted):
     """Rank the answers to the last question of a dialogue by their log-probability, as a whole.
 
     Args:
@@ -30,19 +31,12 @@ class ShapesDialogueRanking:
     name: ClassVar[str] = "dialogue_ranking"
     count: int = 250
     candidates: int = 20
-    resolution: int = 32
-    seed: int = 20240
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 2 <= self.candidates <= len(ANSWERS):
             raise ConfigError(
                 f"{self.count} dialogues with {self.candidates} candidates: give at least 1, and 2 to {len(ANSWERS)}"
             )
-
-    @classmethod
-    def at_most(cls, limit: int | None) -> ShapesDialogueRanking:
-        """The default, with at most `limit` dialogues."""
-        return cls(count=min(cls.count, limit or cls.count))
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"mrr", "r@1", "r@5", "r@10", "mean", "median"} of the right answers' ranks; "chance_mrr" and "n"."""

@@ -10,15 +10,14 @@ from typing import Any, ClassVar
 from plait.data.shapes.episodes import Episode, Episodes
 from plait.document import Document
 from plait.errors import ConfigError
-from plait.evaluate.prompting import AtRandom, FewShot, Nearest, best, rank
+from plait.evaluate.counted import Counted
+from plait.evaluate.prompting import SHOTS, AtRandom, Choice, FewShot, Nearest, best, rank
 from plait.generate.model import Model
 from plait.retrieval.embed import Embedder
 
-SHOTS = (0, 2, 4, 8)  # of Emu's table 3
-
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesFewShot:
+class ShapesFewShot(Counted):
     """Name the last picture of held-out episodes, whose names occur in no training, behind k examples.
 
     The k are taken of all pictures of the episode: by chance, or those most like the last one by the system's tower,
@@ -36,8 +35,6 @@ class ShapesFewShot:
     shots: tuple[int, ...] = SHOTS
     ways: int = 2
     pool: int = 6
-    resolution: int = 32
-    seed: int = 20240
 
     def __post_init__(self) -> None:
         if self.count < 1 or not self.shots or not 0 <= min(self.shots) <= max(self.shots) <= self.ways * self.pool:
@@ -45,11 +42,6 @@ class ShapesFewShot:
                 f"{self.count} episodes with {self.shots} examples of {self.ways * self.pool}: give at least 1 "
                 "episode, and no more examples than there are"
             )
-
-    @classmethod
-    def at_most(cls, limit: int | None) -> ShapesFewShot:
-        """The default, with at most `limit` episodes."""
-        return cls(count=min(cls.count, limit or cls.count))
 
     def episodes(self) -> list[Episode]:
         """All of the test's part of the world."""
@@ -69,19 +61,19 @@ class ShapesFewShot:
         Without towers there is no "alike".
         """
         episodes = self.episodes()
-        ways = {"random": None, "alike": _embedder(model)}
+        ways: dict[str, list[Choice]] = {"random": [AtRandom(self.seed)] * self.count}
+        if embedder := _embedder(model):
+            ways["alike"] = [Nearest.of(examples_of(episode)[:-1], embedder) for episode in episodes]
         scores = {
-            way: {str(k): self._accuracy(model, episodes, k, embedder) for k in self.shots}
-            for way, embedder in ways.items()
-            if way == "random" or embedder is not None
+            way: {str(k): self._accuracy(model, episodes, k, choices) for k in self.shots}
+            for way, choices in ways.items()
         }
         return {**scores, "chance": 1 / self.ways, "n": self.count}
 
-    def _accuracy(self, model: Model, episodes: Items[Episode], k: int, embedder: Embedder | None) -> float:
+    def _accuracy(self, model: Model, episodes: Items[Episode], k: int, choices: Items[Choice]) -> float:
         prompts = []
-        for number, episode in enumerate(episodes):
+        for number, (episode, choose) in enumerate(zip(episodes, choices, strict=True)):
             *pool, query = examples_of(episode)
-            choose = AtRandom(self.seed) if embedder is None or not k else Nearest.of(pool, embedder)
             prompts.append(FewShot(pool, k, choose)(query, number))
         scores = rank(model, prompts, [[one.text for one in episode.candidates] for episode in episodes])
         right = [best(found) == episode.right for found, episode in zip(scores, episodes, strict=True)]

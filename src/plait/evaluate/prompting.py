@@ -25,6 +25,8 @@ from plait.retrieval.embed import Embedder
 from plait.retrieval.search import exact
 
 ANSWER_TOKENS = 24
+SHOTS = (0, 2, 4, 8)
+"""Numbers of examples in both papers' tables."""
 
 
 class Choice(Protocol):

@@ -18,12 +18,12 @@ from plait.data.shapes.source import Shapes
 from plait.data.shapes.world import Scene, SceneImage
 from plait.document import Document, Image, Text
 from plait.errors import ConfigError
-from plait.evaluate.prompting import AtRandom, Choice, FewShot, Nearest, answering, best, rank
+from plait.evaluate.counted import Counted
+from plait.evaluate.prompting import SHOTS, AtRandom, Choice, FewShot, Nearest, answering, best, rank
 from plait.generate.model import Model
 from plait.retrieval.embed import load_embedder
 from plait.text.questions import QUESTION, short_answer
 
-SHOTS = (0, 2, 4, 8)
 TRAINED = ("colour", "place", "count", "existence")
 """The kinds of questions that pages of training hold; the others are met in tests alone."""
 LENGTH = 1_000_000  # of a source, whose first cases are scored
@@ -36,7 +36,7 @@ def means(values: Iterable[float], measure: str = "accuracy") -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesShots:
+class ShapesShots(Counted):
     """Questions on pictures, behind 0, 2, 4 and 8 answered questions of the same kind on other pictures.
 
     Args:
@@ -48,12 +48,10 @@ class ShapesShots:
     """
 
     name: ClassVar[str] = "few-shot"
-    seed: int = 20240
     count: int = 240
     shots: tuple[int, ...] = SHOTS
     trained: tuple[str, ...] = TRAINED
     pool: int = 100
-    resolution: int = 32
     template: str = QUESTION
     towers: str = ""
 
@@ -63,11 +61,6 @@ class ShapesShots:
                 f"{self.count} questions, shots {self.shots}, trained {self.trained}: give at least 1 question, one "
                 f"number of shots, and kinds of {', '.join(KINDS)}"
             )
-
-    @classmethod
-    def at_most(cls, limit: int | None) -> ShapesShots:
-        """The default, with at most `limit` questions."""
-        return cls(count=min(cls.count, limit or cls.count))
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"accuracy", "n", "blind_accuracy", "by_shots"}: at the top without examples; blind before an empty scene.
@@ -146,26 +139,18 @@ class ShapesShots:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesEpisodes:
+class ShapesEpisodes(Counted):
     """Invented names of two kinds of pictures, told by 0, 2, 4 and 8 examples; the likelier name for one more picture.
 
     The same pictures are named behind each number of examples, which are as many of either name.
     """
 
     name: ClassVar[str] = "episodes"
-    seed: int = 20240
-    count: int = 200
     shots: tuple[int, ...] = SHOTS
-    resolution: int = 32
 
     def __post_init__(self) -> None:
         if self.count < 1 or not self.shots or any(count % 2 or count < 0 for count in self.shots):
             raise ConfigError(f"{self.count} episodes, shots {self.shots}: at least 1, and even numbers of examples")
-
-    @classmethod
-    def at_most(cls, limit: int | None) -> ShapesEpisodes:
-        """The default, with at most `limit` episodes."""
-        return cls(count=min(cls.count, limit or cls.count))
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"accuracy", "n", "chance", "by_shots"}: at the top with the most examples."""
@@ -201,7 +186,7 @@ class ShapesEpisodes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesPages:
+class ShapesPages(Counted):
     """A question on one picture of a page of the web, with the page's pictures and by its text alone.
 
     Args:
@@ -209,19 +194,8 @@ class ShapesPages:
     """
 
     name: ClassVar[str] = "pages"
-    seed: int = 20240
-    count: int = 200
-    resolution: int = 32
+    what: ClassVar[str] = "pages"
     template: str = QUESTION
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ConfigError(f"{self.count} pages: give at least 1")
-
-    @classmethod
-    def at_most(cls, limit: int | None) -> ShapesPages:
-        """The default, with at most `limit` pages."""
-        return cls(count=min(cls.count, limit or cls.count))
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"accuracy", "n", "text_accuracy", "chance"}."""

@@ -211,7 +211,8 @@ class Model:
         if len(documents) != len(candidates):
             raise InputError(f"{len(documents)} documents for {len(candidates)} candidates: give one for each, or one")
         answered = [self._laid(_answered(*pair), ended) for pair in zip(documents, candidates, strict=True)]
-        prompts = [self.format.layout(each, open=True) for each in documents]
+        opened = {key: self.format.layout(each, open=True) for key, each in {id(one): one for one in documents}.items()}
+        prompts = [opened[id(each)] for each in documents]
         for prompt, sequence in zip(prompts, answered, strict=True):
             if sequence.cut(0, len(prompt)).ids().tolist() != prompt.ids().tolist():
                 raise DocumentError("the answer would not stand behind the document: end it with the user's turn")
