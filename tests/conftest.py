@@ -176,6 +176,7 @@ def seed_tokenizer_config() -> SeedTokenizerConfig:
     unet = {
         **diffusion.unet,
         "sample_size": 4,
+        "in_channels": diffusion.vae["latent_channels"],
         "block_out_channels": (8, 16),
         "norm_num_groups": 4,
         "cross_attention_dim": 8,
@@ -199,9 +200,7 @@ def seed_tokenizer_config() -> SeedTokenizerConfig:
         branch_heads=2,
         narrowing=(8, 4),
         shared=8,
-        decoder=replace(
-            TINY.decoder, embedding=12, context=0, diffusion=replace(diffusion, unet=unet, vae=vae, steps=3, rows=2)
-        ),
+        decoder=replace(TINY.decoder, embedding=12, diffusion=replace(diffusion, unet=unet, vae=vae, steps=3, rows=2)),
     )
 
 

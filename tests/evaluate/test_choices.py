@@ -42,10 +42,10 @@ class Likely:
         say = self.among if "among" in overrides else self.say
         return [Reply(document=Document(say(document)), runs=(), stop="end") for document in documents]
 
-    def score(self, document, candidates, ended=True):
-        self.asked.append(document)
+    def score(self, documents, candidates, ended=True):
+        self.asked += documents
         assert not ended
-        return [self._score(document, candidate) for candidate in candidates]
+        return [self._score(*pair) for pair in zip(documents, candidates, strict=True)]
 
 
 def test_the_candidate_with_the_likeliest_yes_is_chosen():
@@ -92,7 +92,7 @@ def test_in_steps_the_answer_follows_from_what_was_told():
     assert scores == {"accuracy": 1.0, "n": 20, "chance": 0.5, "read": 1.0}
     silent = Likely(score)
     assert task.run(silent)["read"] == 0
-    assert [len(document.pieces) for document in silent.asked] == [2] * 20  # nothing was told
+    assert [len(document.pieces) for document in silent.asked] == [2] * 40  # nothing was told
 
 
 def test_descriptions_tell_which_name_is_meant():

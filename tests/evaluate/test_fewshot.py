@@ -43,10 +43,10 @@ class Told:
         self.system = system
         self.prompts: list[Document] = []
 
-    def score(self, prompt: Document, candidates: list[str], ended: bool = True) -> list[float]:
-        self.prompts.append(prompt)
-        texts = [piece.text for piece in prompt if isinstance(piece, Text)]
-        return [float(bool(texts) and texts[-1] == one) for one in candidates]
+    def score(self, prompts: list[Document], candidates: list[str], ended: bool = True) -> list[float]:
+        self.prompts += prompts
+        texts = [[piece.text for piece in prompt if isinstance(piece, Text)] for prompt in prompts]
+        return [float(told[-1:] == [one]) for told, one in zip(texts, candidates, strict=True)]
 
 
 def test_as_many_examples_as_are_asked_for_by_both_ways(model: Model) -> None:

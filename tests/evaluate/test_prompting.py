@@ -31,7 +31,8 @@ class Saying:
         self.given = settings
         return [Reply(document=Document(f"said {document.text}"), runs=(), stop="end") for document in documents]
 
-    def score(self, document, candidates, ended=True):
+    def score(self, documents, candidates, ended=True):
+        assert len(documents) == len(candidates)
         return [-float(len(candidate)) - 10 * ended for candidate in candidates]
 
 

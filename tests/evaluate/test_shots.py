@@ -40,11 +40,13 @@ class Knowing:
             return "who knows"
         return self.table.get((document.images[-1].source, document.pieces[-1]), "") + ". Question: and more?"
 
-    def score(self, document, candidates, ended=True):
-        self.asked.append(document)
+    def score(self, documents, candidates, ended=True):
+        self.asked += documents
+        return [self._likely(*pair) for pair in zip(documents, candidates, strict=True)]
+
+    def _likely(self, document, candidate):
         wanted = self.table.get((document.images[-1].source, "name"))
-        known = len(document.images) > self.examples
-        return [float(candidate == wanted) if known else -float(i) for i, candidate in enumerate(candidates)]
+        return float(candidate == wanted) if len(document.images) > self.examples else 0.0
 
 
 def questions(task):

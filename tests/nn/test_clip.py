@@ -89,6 +89,13 @@ def test_the_class_token_stands_for_the_picture(clip: CLIP) -> None:
     assert clip.image.patch.bias is None and isinstance(clip.image.embed_norm, nn.LayerNorm)
 
 
+def test_a_vector_of_all_patches_is_not_made_of_the_class_token(clip: CLIP) -> None:
+    tower = CLIPImage(clip.config.image, 5, patches=True)
+    pixels = torch.randn(2, 3, clip.config.image.image_size, clip.config.image.image_size)
+    states = tower.image(pixels)[:, 1:].flatten(1)
+    torch.testing.assert_close(tower(pixels), states @ tower.image_projection.weight.T)
+
+
 def test_the_tower_of_pictures_alone_leads_to_the_same_place(clip: CLIP) -> None:
     config = clip.config
     alone = CLIPImage(config.image, config.shared, config.activation)

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from plait.errors import ConfigError
-from plait.nn.diffusion import ImageDecoder, UnCLIP, UnCLIPConfig, level_embedding, make, scheduler
+from plait.nn.diffusion import (
+    ImageDecoder,
+    LatentDiffusion,
+    UnCLIP,
+    UnCLIPConfig,
+    level_embedding,
+    make,
+    scheduler,
+    waves,
+)
 from plait.systems.seed_tokenizer import SeedTokenizer, SeedTokenizerConfig
 
 
@@ -98,3 +107,36 @@ def test_what_diffusers_does_not_know_is_refused(seed_tokenizer_config: SeedToke
         scheduler({"_class_name": "DreamScheduler"})
     with pytest.raises(ConfigError, match="input_dim 24 for embeddings of 10: it must be 20"):
         UnCLIP(replace(config, embedding=10))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_channels_beside_the_latents_are_made_of_labels_or_are_waves(
+    seed_tokenizer_config: SeedTokenizerConfig, labelled: bool
+) -> None:
+    config = unclip_config(seed_tokenizer_config).diffusion
+    unet = {**config.unet, "in_channels": config.unet["in_channels"] + 4}
+    if not labelled:
+        unet = {**unet, "class_embed_type": None, "projection_class_embeddings_input_dim": None}
+    torch.manual_seed(0)
+    model = LatentDiffusion(replace(config, unet=unet))
+    given: list[Tensor] = []
+    model.unet.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    latents, labels = torch.randn(2, *model.latent_shape), torch.randn(2, 24) if labelled else None
+    assert model.predict(latents, torch.tensor(3), torch.zeros(2, 1, 8), labels).shape == latents.shape
+    (seen,) = given
+    assert torch.equal(seen[:, :8], latents)
+    if model.canvas is None:
+        assert torch.equal(seen[:, 8:], waves(4, 4, 4).expand(2, -1, -1, -1)) and not labelled
+    else:
+        assert torch.equal(seen[:, 8:], model.canvas(labels).view(2, 4, 4, 4)) and labelled
+
+
+def test_waves_tell_all_places_apart() -> None:
+    places = waves(12, 8, 8)[0].flatten(1).T  # (64, 12)
+    assert torch.cdist(places, places)[~torch.eye(64, dtype=torch.bool)].min() > 0.5
+
+
+def test_fewer_channels_than_the_latents_have_are_refused(seed_tokenizer_config: SeedTokenizerConfig) -> None:
+    config = unclip_config(seed_tokenizer_config).diffusion
+    with pytest.raises(ConfigError, match="a U-Net of 4 channels for latents of 8"):
+        LatentDiffusion(replace(config, unet={**config.unet, "in_channels": 4}))

@@ -1,7 +1,8 @@
 """Archives of the web (WARC, ISO 28500), as crawlers and Common Crawl write them: the answers of servers, one by one.
 
 Files may be compressed as a whole or record by record. Only answers with what they hold are given; requests, metadata
-and repetitions (`revisit`) are passed over.
+and repetitions (`revisit`) are passed over. Files are often cut, and warcio 1.8 says nothing of a record that is, nor
+of an archive that ends in the middle of its compressed data: hence this reader, which says how far it came.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -128,13 +129,14 @@ def two_steps(
 def rank(
     model: Model, prompts: Items[Document], candidates: Items[Items[str]], ended: bool = True
 ) -> list[list[float]]:
-    """The log-probability of each of a prompt's candidates as what is said next (`Model.score`).
+    """The log-probability of each of a prompt's candidates as what is said next (`Model.score`), in common batches.
 
     Args:
         ended: whether the end of the reply counts.
     """
-    pairs = zip(prompts, candidates, strict=True)
-    return [model.score(prompt, list(options), ended) for prompt, options in pairs]
+    pairs = [(prompt, option) for prompt, options in zip(prompts, candidates, strict=True) for option in options]
+    scores = iter(model.score([prompt for prompt, _ in pairs], [option for _, option in pairs], ended))
+    return [list(islice(scores, len(options))) for options in candidates]
 
 
 def best(scores: Items[float]) -> int:

@@ -130,17 +130,25 @@ class TextTower(nn.Module):
 
 
 class CLIPImage(nn.Module):
-    """The tower of pictures alone, and where it leads to: vectors of any length, which unCLIP draws from."""
+    """The tower of pictures alone, and where it leads to: vectors of any length, which unCLIP draws from.
 
-    def __init__(self, config: VITConfig, shared: int, activation: str = "gelu") -> None:
+    Args:
+        patches: the vector is made of all patches, and not, as published, of the class token. It takes a small tower
+            long to gather in one token where everything is.
+    """
+
+    def __init__(self, config: VITConfig, shared: int, activation: str = "gelu", patches: bool = False) -> None:
         super().__init__()
         self.image = clip_vit(config, nn.LayerNorm(config.width, eps=config.eps), activation)
-        self.image_projection = nn.Linear(config.width, shared, bias=False)
-        nn.init.normal_(self.image_projection.weight, std=config.width**-0.5)
+        self.patches = patches
+        width = config.width * (self.image.positions.shape[1] - 1 if patches else 1)
+        self.image_projection = nn.Linear(width, shared, bias=False)
+        nn.init.normal_(self.image_projection.weight, std=width**-0.5)
 
     def forward(self, pixels: Float[Tensor, "m 3 y x"]) -> Float[Tensor, "m f"]:
         """One vector a picture; its names are those of `CLIP`."""
-        return self.image_projection(self.image(pixels)[:, 0])
+        states = self.image(pixels)
+        return self.image_projection(states[:, 1:].flatten(1) if self.patches else states[:, 0])
 
 
 class CLIP(nn.Module):

@@ -8,6 +8,10 @@ U-Net, VAE and schedulers are those of diffusers, in its own words: configuratio
 name. unCLIP's U-Net looks at the vectors of an empty prompt, and at some made of the embedding if there are any; its
 labels are an image embedding with noise of a level, and the level. Emu's has no labels, and looks at the vectors that
 its language model wrote (`VectorDiffusion`).
+
+Not as published, a small U-Net may have channels beside those of the latents, which say where it is or what belongs
+there: a published one finds that out from the edges of its convolutions, which takes many times as long as all of a
+small training.
 """
 
 from __future__ import annotations
@@ -49,7 +53,6 @@ STABLE_SCHEDULER: Mapping[str, Any] = {
 
 TINY_UNET: Mapping[str, Any] = {
     "sample_size": 8,
-    "in_channels": 8,
     "out_channels": 8,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -67,7 +70,8 @@ TINY_VAE: Mapping[str, Any] = {
     "sample_size": 32,
     "scaling_factor": 1.0,
 }
-"""For pictures of 32 pixels a side, whose latents have 8."""
+"""For pictures of 32 pixels a side, whose latents have 8. How many channels the U-Net is given is for its owner to say:
+with 8, those of the latents alone, it learns no places in a short training."""
 
 
 class ImageDecoder(Protocol):
@@ -96,7 +100,7 @@ class DiffusionConfig:
     """Sizes and schedule of a latent diffusion model, as diffusers writes them."""
 
     unet: Mapping[str, Any]
-    """Of a UNet2DConditionModel."""
+    """Of a UNet2DConditionModel. Its first channels are those of the latents; for more see `LatentDiffusion`."""
     vae: Mapping[str, Any]
     """Of an AutoencoderKL."""
     scheduler: Mapping[str, Any]
@@ -138,8 +142,6 @@ class UnCLIPConfig:
     """How much of it; 0 is little, not none."""
     prompt: PromptConfig | None = None
     """None: the U-Net looks at one vector of zeros."""
-    context: int = 0
-    """Vectors beside, made of the embedding: DALL-E 2 has four (section 2.1), Stable Diffusion none."""
 
 
 def diffusers(name: str) -> Any:
@@ -192,8 +194,11 @@ def scheduler(config: Mapping[str, Any]) -> Any:
 class LatentDiffusion(nn.Module):
     """A U-Net that takes noise out of latents, and the VAE that they are of.
 
+    Where the U-Net has more channels than the latents, the others hold a map made of its labels (`canvas`), or, if it
+    has none, waves over the picture by which it knows places.
+
     Raises:
-        ConfigError: diffusers is not installed, or does not know a setting.
+        ConfigError: diffusers is not installed, or does not know a setting; or fewer channels than the latents have.
     """
 
     def __init__(self, config: DiffusionConfig) -> None:
@@ -202,12 +207,35 @@ class LatentDiffusion(nn.Module):
         self.unet: Any = make("UNet2DConditionModel", config.unet)
         self.vae: Any = make("AutoencoderKL", config.vae)
         scheduler(config.scheduler)  # says what is wrong with it now
+        sizes, own = self.unet.config, self.vae.config.latent_channels
+        if sizes.in_channels < own:
+            raise ConfigError(f"a U-Net of {sizes.in_channels} channels for latents of {own}: raise its in_channels")
+        self.beside, labels = sizes.in_channels - own, sizes.projection_class_embeddings_input_dim
+        self.canvas = nn.Linear(labels, self.beside * sizes.sample_size**2) if self.beside and labels else None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents of a picture."""
         side = self.unet.config.sample_size
-        return self.unet.config.in_channels, side, side
+        return self.vae.config.latent_channels, side, side
+
+    def predict(
+        self,
+        latents: Float[Tensor, "m c y x"],
+        time: Int[Tensor, "*any"],
+        seen: Float[Tensor, "m t e"],
+        labels: Float[Tensor, "m f"] | None = None,
+    ) -> Float[Tensor, "m c y x"]:
+        """What the U-Net says of noised latents, in fp32."""
+        if self.beside:
+            m, _, y, x = latents.shape
+            if self.canvas is not None and labels is not None:
+                more = self.canvas(labels.to(self.canvas.weight.dtype)).view(m, self.beside, y, x)
+            else:
+                more = waves(self.beside, y, x).to(latents.device).expand(m, -1, -1, -1)
+            latents = torch.cat((latents, more.to(latents.dtype)), dim=1)
+        said: Tensor = self.unet(latents, time, encoder_hidden_states=seen, class_labels=labels).sample
+        return said.float()
 
     def reschedule(self, name: str, steps: int | None = None, **settings: Any) -> None:
         """Draws by another scheduler of diffusers from now on.
@@ -274,7 +302,7 @@ class LatentDiffusion(nn.Module):
         latents = latents * steps.init_noise_sigma
         for time in steps.timesteps:
             rows = steps.scale_model_input(latents.repeat(ways, 1, 1, 1), time).to(dtype)
-            noise = self.unet(rows, time, encoder_hidden_states=looked, class_labels=labels).sample.float()
+            noise = self.predict(rows, time, looked, labels)
             if guided:
                 from_there, towards = noise.chunk(2)
                 noise = from_there + scale * (towards - from_there)
@@ -323,8 +351,6 @@ class UnCLIP(nn.Module):
         self.config = config
         self.diffusion = LatentDiffusion(config.diffusion)
         self.text = TextTower(config.prompt.text, config.prompt.activation) if config.prompt else None
-        width = self.diffusion.unet.config.cross_attention_dim
-        self.context = nn.Linear(config.embedding, config.context * width) if config.context else None
         self.register_buffer("mean", torch.zeros(1, config.embedding))
         self.register_buffer("std", torch.ones(1, config.embedding))
         labels = self.diffusion.unet.config.projection_class_embeddings_input_dim
@@ -359,8 +385,9 @@ class UnCLIP(nn.Module):
         device = vectors.device
         labels = self.labels(vectors, torch.stack(noise).to(device))
         against = torch.zeros_like(labels) if negative is None else self.labels(negative, torch.stack(other).to(device))
-        seen, away = self.seen(labels), self.seen(against)
-        return self.diffusion.draw(torch.stack(latents).to(device), seen, labels, against, away, guidance)
+        return self.diffusion.draw(
+            torch.stack(latents).to(device), self.prompt(count), labels, against, guidance=guidance
+        )
 
     def labels(self, vectors: Float[Tensor, "m d"], noise: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
         """Embeddings with noise of the level, and the level as sines and cosines."""
@@ -369,22 +396,14 @@ class UnCLIP(nn.Module):
         noised = scheduler(self.config.noising).add_noise((vectors.float() - mean) / std, noise, level)
         return torch.cat((noised * std + mean, level_embedding(level, self.config.embedding)), dim=1)
 
-    def seen(self, labels: Float[Tensor, "m f"]) -> Float[Tensor, "m t e"]:
-        """What the U-Net looks at: the prompt, and what is made of the embeddings in labels."""
-        prompt = self.prompt().expand(len(labels), -1, -1)
-        if self.context is None:
-            return prompt
-        vectors = self.context(labels[:, : self.config.embedding].to(self.context.weight.dtype))
-        return torch.cat((prompt, vectors.unflatten(1, (self.config.context, -1))), dim=1)
-
-    def prompt(self) -> Float[Tensor, "1 t e"]:
-        """The states of an empty prompt."""
+    def prompt(self, count: int = 1) -> Float[Tensor, "m t e"]:
+        """The states of an empty prompt, which the U-Net looks at, for so many pictures."""
         prompt = self.config.prompt
         if self.text is None or prompt is None:
-            return torch.zeros(1, 1, self.diffusion.unet.config.cross_attention_dim, device=self.mean.device)
+            return torch.zeros(count, 1, self.diffusion.unet.config.cross_attention_dim, device=self.mean.device)
         ids = torch.full((1, prompt.text.positions), prompt.pad, device=self.mean.device)
         ids[0, 0], ids[0, 1] = prompt.begin, prompt.end
-        return self.text.states(ids)
+        return self.text.states(ids).expand(count, -1, -1)
 
 
 class VectorDiffusion(nn.Module):
@@ -413,6 +432,17 @@ class VectorDiffusion(nn.Module):
         else:
             negative = negative.expand(len(vectors), -1, -1)
         return self.diffusion.draw(latents.to(vectors.device), vectors, away=negative, guidance=guidance)
+
+
+def waves(count: int, height: int, width: int) -> Float[Tensor, "1 p y x"]:
+    """Channels that tell places apart: sines and cosines down and across, of 1/2, 1, 2, ... turns over the picture."""
+    made = []
+    for i in range(count):
+        turns, (down, wave) = 2.0 ** (i // 4 - 1), divmod(i % 4, 2)
+        at = torch.arange(height if down else width) / (height if down else width) * 2 * torch.pi * turns
+        line = at.cos() if wave else at.sin()
+        made.append((line[:, None] if down else line).expand(height, width))
+    return torch.stack(made)[None]
 
 
 def level_embedding(level: Int[Tensor, " m"], width: int) -> Float[Tensor, "m e"]:

@@ -127,7 +127,7 @@ class DrawEmbedding(_Denoising):
         labels = system.unclip.labels(vectors, torch.randn(vectors.shape, generator=generator).to(vectors.device))
         without = drop(len(labels), self.dropped, generator).to(labels.device)
         labels = labels.masked_fill(without[:, None], 0.0)
-        seen = system.unclip.seen(labels)
+        seen = system.unclip.prompt(len(labels))
         return {"noise": worth * denoising(system.unclip.diffusion, shown, seen, generator, labels).sum()}
 
 
@@ -193,11 +193,9 @@ def noise_loss(
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     kept = share[time].sqrt()[:, None, None, None].to(latents.device)  # (m, 1, 1, 1)
     rest = (1 - share[time]).sqrt()[:, None, None, None].to(latents.device)
-    made = diffusion.unet(
-        kept * latents + rest * noise, time.to(latents.device), encoder_hidden_states=seen, class_labels=labels
-    ).sample
+    made = diffusion.predict(kept * latents + rest * noise, time.to(latents.device), seen, labels)
     wanted = noise if kind == "epsilon" else kept * noise - rest * latents
-    return per_picture((made.float() - wanted).square())
+    return per_picture((made - wanted).square())
 
 
 def drop(count: int, share: float, generator: torch.Generator) -> Bool[Tensor, " m"]:

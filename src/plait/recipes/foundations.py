@@ -258,7 +258,7 @@ class Whiten:
 
 
 def begin_unclip(system: Any) -> None:
-    """Gives the tower that embeds pictures what CLIP's has learned, its projection too."""
+    """Gives the tower that embeds pictures what CLIP's has learned; its projection is of all patches, and new."""
     _take(system.embedder, system.clip)
 
 
@@ -269,9 +269,10 @@ def begin_painter(system: Any) -> None:
 
 
 def _take(into: nn.Module, learned: nn.Module) -> None:
-    """Copies the tensors whose names both have."""
+    """Copies the tensors whose names and shapes both have."""
     own, theirs = into.state_dict(), learned.state_dict()
-    into.load_state_dict({name: theirs.get(name, tensor) for name, tensor in own.items()})
+    fitting = {name: tensor for name, tensor in theirs.items() if name in own and own[name].shape == tensor.shape}
+    into.load_state_dict({**own, **fitting})
 
 
 def _matrices(*train: str, lr: float = 0.02) -> Optimiser:

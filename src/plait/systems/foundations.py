@@ -137,7 +137,8 @@ class Foundations(System):
         self.heads_of_qformer = QFormerHeads(config.qformer, config.shared)
         if config.drawers:
             drawers = config.drawers
-            self.embedder = CLIPImage(config.clip.image, drawers.unclip.embedding, config.clip.activation)
+            sizes, embedding = config.clip, drawers.unclip.embedding
+            self.embedder = CLIPImage(sizes.image, embedding, sizes.activation, patches=True)
             self.unclip = UnCLIP(drawers.unclip)
             self.prompter = TextTower(config.clip.text, config.clip.activation)
             self.painter = VectorDiffusion(drawers.painter)
