@@ -31,7 +31,7 @@ import torch
 
 from plait.evaluate import Task, evaluate
 from plait.evaluate.asking import ShapesPrompted
-from plait.evaluate.fewshot import ShapesFewShot
+from plait.evaluate.examples import ShapesExamples
 from plait.evaluate.shapes import Held, ShapesDraw
 from plait.generate.model import Model
 from plait.recipes import emu
@@ -66,7 +66,7 @@ def tasks(limit: int | None) -> list[Task]:
         ShapesPrompted(held=held, steps="one"),
         ShapesPrompted(held=held, steps="two"),
         ShapesPrompted(held=held, steps="two", looks=True),
-        ShapesFewShot.at_most(limit),
+        ShapesExamples.at_most(limit),
     ]
 
 
@@ -101,7 +101,7 @@ def figures(scores: Mapping[str, Any]) -> dict[str, float]:
         "looks": scores["vqa_two_steps_looks"]["accuracy"],
     }
     for way in ("random", "alike"):
-        found |= {f"{way} {k}": value for k, value in scores["few_shot"][way].items()}
+        found |= {f"{way} {k}": value for k, value in scores["examples"][way].items()}
     return {name: round(value, 4) for name, value in found.items()}
 
 

@@ -283,7 +283,7 @@ def test_two_steps_of_every_stage(drawers: str, tmp_path: Path, monkeypatch: pyt
     scores = json.loads((folder / "scores.json").read_text())
     assert list(scores) == ["pretrain", "visual_decoder", "caption", "vqa", "video"]
     assert set(scores["visual_decoder"]) == {"draw", "in_context"}
-    assert scores["pretrain"]["few_shot"]["random"].keys() == {"0", "2", "4", "8"}
+    assert scores["pretrain"]["examples"]["random"].keys() == {"0", "2", "4", "8"}
     system = load(folder)
     assert isinstance(system, Emu) and system.config.tuned
     assert isinstance(system.get_submodule("language.decoder.blocks.0.attention.qkv"), LoRA)

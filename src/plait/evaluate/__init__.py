@@ -23,7 +23,7 @@ from plait.evaluate.choices import (
     ShapesOpinions,
 )
 from plait.evaluate.dialogues import ShapesDialogueRanking
-from plait.evaluate.fewshot import ShapesFewShot
+from plait.evaluate.examples import ShapesExamples
 from plait.evaluate.retrieval import ShapesRetrieval
 from plait.evaluate.shots import ShapesEpisodes, ShapesPages, ShapesShots
 from plait.generate.model import Model
@@ -63,7 +63,7 @@ TASKS: dict[str, Factory] = {
     "shapes/told": lambda limit: [shapes.ShapesTextQuestions(held=shapes.Held.at_most(limit))],
     "shapes/drawings": lambda limit: [shapes.ShapesDrawings(held=shapes.Held.at_most(limit))],
     "shapes/draw": lambda limit: [shapes.ShapesDraw(held=shapes.Held.at_most(limit))],
-    "shapes/examples": lambda limit: [ShapesFewShot.at_most(limit)],
+    "shapes/examples": lambda limit: [ShapesExamples.at_most(limit)],
     "shapes/dialogue-ranking": lambda limit: [ShapesDialogueRanking.at_most(limit)],
     "shapes/asking": lambda limit: [
         ShapesPrompted(held=shapes.Held.at_most(limit), steps=steps, looks=looks) for steps, looks in _WAYS

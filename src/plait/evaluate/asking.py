@@ -10,7 +10,7 @@ from plait.data.shapes.questions import Question, correct
 from plait.data.shapes.source import Shapes
 from plait.document import Document, Text, joined
 from plait.errors import ConfigError
-from plait.evaluate.fewshot import without_pictures
+from plait.evaluate.examples import without_pictures
 from plait.evaluate.prompting import ANSWER_TOKENS
 from plait.evaluate.shapes import CAPTION_TOKENS, Held, Item
 from plait.generate.engine import Settings

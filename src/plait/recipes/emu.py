@@ -33,7 +33,7 @@ from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import ConfigError, hint
 from plait.evaluate import Task
 from plait.evaluate.cases import ShapesCases
-from plait.evaluate.fewshot import ShapesFewShot
+from plait.evaluate.examples import ShapesExamples
 from plait.evaluate.shapes import Held, ShapesCaption, ShapesDraw, ShapesQuestions
 from plait.generate.engine import Settings
 from plait.nn.diffusion import VectorDiffusion
@@ -307,7 +307,7 @@ def tiny(
         name="emu/tiny",
         build=functools.partial(founded, drawers, foundations, seed),
         stages=(
-            tiny_pretrain(first, TINY_STEPS["pretrain"], regression, interleaved, tasks=(ShapesFewShot(),)),
+            tiny_pretrain(first, TINY_STEPS["pretrain"], regression, interleaved, tasks=(ShapesExamples(),)),
             tiny_decoder(second, TINY_STEPS["visual_decoder"], tasks=shown),
             tiny_instruct(third, TINY_STEPS["instruct"]),
         ),

@@ -12,7 +12,7 @@ from plait.errors import ConfigError
 from plait.evaluate import find
 from plait.evaluate.asking import ShapesPrompted
 from plait.evaluate.dialogues import ANSWERS, ShapesDialogueRanking
-from plait.evaluate.fewshot import ShapesFewShot, examples_of, without_pictures
+from plait.evaluate.examples import ShapesExamples, examples_of, without_pictures
 from plait.evaluate.shapes import Held
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
@@ -28,7 +28,7 @@ def model() -> Model:
 
 
 def test_an_episode_is_a_pool_and_a_query() -> None:
-    task = ShapesFewShot(count=2, shots=(2,), pool=3)
+    task = ShapesExamples(count=2, shots=(2,), pool=3)
     *pool, query = examples_of(task.episodes()[0])
     assert len(pool) == 6 and [len(one) for one in (*pool, query)] == [2] * 6 + [1]
     prompt = joined([*pool[:2], query])
@@ -51,20 +51,20 @@ class Told:
 
 def test_as_many_examples_as_are_asked_for_by_both_ways(model: Model) -> None:
     told = Told(model.system)  # type: ignore[arg-type]
-    scores = ShapesFewShot(count=20, shots=(0, 1, 4), pool=3).run(told)  # type: ignore[arg-type]
+    scores = ShapesExamples(count=20, shots=(0, 1, 4), pool=3).run(told)  # type: ignore[arg-type]
     assert scores["n"] == 20 and scores["chance"] == 0.5 and scores.keys() == {"random", "alike", "chance", "n"}
     assert {len(prompt.images) for prompt in told.prompts} == {1, 2, 5}
     assert 0.2 < scores["random"]["1"] < 0.8
-    assert ShapesFewShot.at_most(3).count == 3
+    assert ShapesExamples.at_most(3).count == 3
     with pytest.raises(ConfigError, match=r"no more examples than there are"):
-        ShapesFewShot(shots=(13,))
+        ShapesExamples(shots=(13,))
 
 
 def test_towers_compare_pictures_alone(model: Model) -> None:
     towers = model.system.towers
     with pytest.raises(ConfigError, match="no tower of texts"):
         towers.texts(["a"])
-    assert ShapesFewShot(count=2, shots=(2,)).run(model)["alike"].keys() == {"2"}
+    assert ShapesExamples(count=2, shots=(2,)).run(model)["alike"].keys() == {"2"}
 
 
 @pytest.mark.parametrize("task", find("shapes/asking", 1))

@@ -17,7 +17,7 @@ from plait.retrieval.embed import Embedder
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesFewShot(Counted):
+class ShapesExamples(Counted):
     """Name the last picture of held-out episodes, whose names occur in no training, behind k examples.
 
     The k are taken of all pictures of the episode: by chance, or those most like the last one by the system's tower,
@@ -30,7 +30,7 @@ class ShapesFewShot(Counted):
         pool: pictures of each name that examples are taken of.
     """
 
-    name: ClassVar[str] = "few_shot"
+    name: ClassVar[str] = "examples"
     count: int = 300
     shots: tuple[int, ...] = SHOTS
     ways: int = 2
