@@ -91,7 +91,7 @@ def drawers(foundations: str = "runs/foundations-tiny") -> Recipe:
         stages=(
             vae_stage({**crowds, **styles}, steps=800, shares=PICTURED),
             unclip_stage({**pairs, **styles}, steps=2200, shares=PICTURED),
-            painter_stage(pairs, steps=2200),
+            painter_stage(pairs, steps=3000),
         ),
         tasks=(ShapesDrawings(),),
     )
