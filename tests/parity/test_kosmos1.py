@@ -117,7 +117,7 @@ def laid(name: str) -> list[Sequence]:
     settings, format = CASES[name]["settings"], system().format
     if name == "batch.text":
         lines = (FOLDER / settings["file"]).read_text().splitlines()
-        texts = [Document(json.loads(line)["text"]) for line in lines]
+        texts = [format.layout(Document(json.loads(line)["text"])) for line in lines]
         return list(format.blocks(texts, settings["tokens_per_sample"]))
     if name == "batch.caption":
         pairs = zip(settings["images"], settings["captions"], strict=True)

@@ -97,21 +97,22 @@ def test_shots_stand_in_front_without_an_end(picture: Picture) -> None:
 
 def test_blocks_hold_whole_lines() -> None:
     texts = ["a fox\na dog", "", "Is it? Yes"]
-    first, second, third = (FORMAT.layout(Document(text)).ids()[1:].tolist() for text in texts)
-    blocks = [one.ids().tolist() for one in FORMAT.blocks(map(Document, texts), 200)]
+    laid = [FORMAT.layout(Document(text)) for text in texts]
+    first, second, third = (one.ids()[1:].tolist() for one in laid)
+    blocks = [one.ids().tolist() for one in FORMAT.blocks(laid, 200)]
     assert blocks == [[0, *first, *second, *third]]
     size = 1 + len(first) + len(second)
     assert size >= 1 + len(third)
-    assert [one.ids().tolist() for one in FORMAT.blocks(map(Document, texts), size)] == [
+    assert [one.ids().tolist() for one in FORMAT.blocks(laid, size)] == [
         [0, *first, *second],
         [0, *third],
     ]
-    cut = [one.ids().tolist() for one in FORMAT.blocks([Document(texts[2])], 4)]
+    cut = [one.ids().tolist() for one in FORMAT.blocks(laid[2:], 4)]
     assert cut == [[0, *third[:3]]]  # what ends it is lost
-    laid = next(FORMAT.blocks(map(Document, texts), 200))
-    assert (laid.spans[0].targets[0].weight == 1).all()
+    block = next(FORMAT.blocks(laid, 200))
+    assert (block.spans[0].targets[0].weight == 1).all()
     with pytest.raises(DocumentError, match="no place for pictures"):
-        list(FORMAT.blocks([Document([Image(b""), "a"])], 200))
+        list(FORMAT.blocks([FORMAT.layout(Document([Image(b""), "a"]))], 200))
 
 
 def test_what_has_no_place(picture: Picture) -> None:

@@ -224,14 +224,15 @@ class Elements:
         if self._documents is None:
             self._documents = in_order(self.data, self._shares())
         sequences: list[Sequence] = []
-        texts: list[Document] = []
+        texts: list[Sequence] = []
         skipped = cut = 0
         for g in range(number * self.data.window, (number + 1) * self.data.window):
             try:
                 source, document = self._documents[g]
                 if source in self.data.joined:
-                    list(self.format.blocks([document], self.data.length + 1))  # whether it can be one
-                    texts.append(document)
+                    text = self.format.layout(document)
+                    list(self.format.blocks([text], self.data.length + 1))  # whether it can be one
+                    texts.append(text)
                     continue
                 made = self._sequences(document, g)
             except DocumentError:

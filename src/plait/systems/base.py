@@ -316,9 +316,9 @@ class Format(ABC):
         """
         raise ConfigError(f"this system does not say which ids {text!r} is: give ids in place of text")
 
-    def blocks(self, documents: Iterable[Document], size: int) -> Iterable[Sequence]:
-        """Documents joined into blocks of at most `size` elements, cut wherever that is, unless the system says how."""
-        return pack_stream((self.layout(document) for document in documents), size - 1)
+    def blocks(self, documents: Iterable[Sequence], size: int) -> Iterable[Sequence]:
+        """Laid out documents in blocks of at most `size` elements, cut wherever that is, unless the system says how."""
+        return pack_stream(documents, size - 1)
 
     def counted_ids(self, prompt: Sequence) -> tuple[int, ...]:
         """A prompt's ids, as published generators score it and bar what it holds: those outside pictures.

@@ -199,7 +199,7 @@ class KOSMOS1Format(Format):
         if broken and open:
             yield self.line
 
-    def blocks(self, documents: Iterable[Document], size: int) -> Iterator[Sequence]:
+    def blocks(self, documents: Iterable[Sequence], size: int) -> Iterator[Sequence]:
         """Texts as the released program packs them: blocks of at most `size` elements, whole lines behind `<s>`.
 
         A line that does not fit begins the next block; one that fits in none is cut, and what ends it is lost.
@@ -209,9 +209,9 @@ class KOSMOS1Format(Format):
         """
         block = [self.text.bos]
         for document in documents:
-            ids = self.layout(Document(document.pieces)).ids()[1:]
-            if any(isinstance(piece, Image) for piece in document.pieces):
+            if document.pictures:
                 raise DocumentError("a block of text has no place for pictures: leave them out")
+            ids = document.ids()[1:]
             for line in np.split(ids, np.flatnonzero(ids[:-1] == self.line) + 1):
                 kept = line[: size - 1].tolist()
                 if len(block) + len(kept) > size:
