@@ -5,9 +5,8 @@
     noise ────────────────────┘
 
 U-Net, VAE and schedulers are those of diffusers, in its own words: configurations are its JSON files, schedulers go by
-name. unCLIP's U-Net looks at the vectors of an empty prompt, and at some made of the embedding if there are any; its
-labels are an image embedding with noise of a level, and the level. Emu's has no labels, and looks at the vectors that
-its language model wrote (`VectorDiffusion`).
+name. unCLIP's U-Net looks at the vectors of an empty prompt; its labels are an image embedding with noise of a level,
+and the level. Emu's has no labels, and looks at the vectors that its language model wrote (`VectorDiffusion`).
 
 Not as published, a small U-Net may have channels beside those of the latents, which say where it is or what belongs
 there: a published one finds that out from the edges of its convolutions, which takes many times as long as all of a
