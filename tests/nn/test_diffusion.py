@@ -11,14 +11,15 @@ from torch import Tensor
 
 from plait.errors import ConfigError
 from plait.nn.diffusion import (
+    Canvas,
     ImageDecoder,
+    LabelCanvas,
     LatentDiffusion,
     UnCLIP,
     UnCLIPConfig,
     level_embedding,
     make,
     scheduler,
-    waves,
 )
 from plait.systems.seed_tokenizer import SeedTokenizer, SeedTokenizerConfig
 
@@ -110,7 +111,7 @@ def test_what_diffusers_does_not_know_is_refused(seed_tokenizer_config: SeedToke
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_channels_beside_the_latents_are_made_of_labels_or_are_waves(
+def test_channels_beside_the_latents_are_a_map_of_the_condition(
     seed_tokenizer_config: SeedTokenizerConfig, labelled: bool
 ) -> None:
     config = unclip_config(seed_tokenizer_config).diffusion
@@ -121,19 +122,14 @@ def test_channels_beside_the_latents_are_made_of_labels_or_are_waves(
     model = LatentDiffusion(replace(config, unet=unet))
     given: list[Tensor] = []
     model.unet.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
-    latents, labels = torch.randn(2, *model.latent_shape), torch.randn(2, 24) if labelled else None
-    assert model.predict(latents, torch.tensor(3), torch.zeros(2, 1, 8), labels).shape == latents.shape
-    (seen,) = given
-    assert torch.equal(seen[:, :8], latents)
-    if model.canvas is None:
-        assert torch.equal(seen[:, 8:], waves(4, 4, 4).expand(2, -1, -1, -1)) and not labelled
-    else:
-        assert torch.equal(seen[:, 8:], model.canvas(labels).view(2, 4, 4, 4)) and labelled
-
-
-def test_waves_tell_all_places_apart() -> None:
-    places = waves(12, 8, 8)[0].flatten(1).T  # (64, 12)
-    assert torch.cdist(places, places)[~torch.eye(64, dtype=torch.bool)].min() > 0.5
+    latents, looked, labels = torch.randn(2, *model.latent_shape), torch.randn(2, 3, 8), torch.randn(2, 24)
+    model.denoise(latents, looked, labels if labelled else None, guidance=1.0)
+    assert isinstance(model.canvas, LabelCanvas if labelled else Canvas)
+    made = model.canvas(labels if labelled else looked)
+    assert made.shape == (2, 4, 4, 4) and torch.equal(given[0][:, :8], latents)
+    assert all(torch.equal(one[:, 8:], made) for one in given) and len(given) > 1  # at each step
+    places = made.flatten(2).transpose(1, 2)  # (m, y x, p)
+    assert torch.cdist(places, places)[:, ~torch.eye(16, dtype=torch.bool)].min() > 1e-3  # told apart
 
 
 def test_fewer_channels_than_the_latents_have_are_refused(seed_tokenizer_config: SeedTokenizerConfig) -> None:

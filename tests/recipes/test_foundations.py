@@ -48,8 +48,8 @@ TRAINED = {
     "qformer": ("qformer.", "heads_of_qformer.", "blip2.vision_norm."),
     "bridge": ("blip2.qformer.", "blip2.projection."),
     "vae": ("unclip.diffusion.vae.",),
-    "unclip": ("unclip.diffusion.unet.", "embedder."),
-    "painter": ("painter.diffusion.unet.", "prompter."),
+    "unclip": ("unclip.diffusion.unet.", "unclip.diffusion.canvas.", "embedder."),
+    "painter": ("painter.diffusion.unet.", "painter.diffusion.canvas.", "prompter."),
 }
 LANGUAGE = LLaMAConfig(vocabulary=512, width=32, hidden=64, depth=1, heads=2)
 SMALL = replace(TINY, blip2=replace(TINY.blip2, language=LANGUAGE))

@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from plait.errors import ConfigError, hint
+from plait.nn.attention import CrossAttention, whole
 from plait.nn.clip import CLIPTextConfig, TextTower
 
 PRIVATE = "_"
@@ -193,8 +194,8 @@ def scheduler(config: Mapping[str, Any]) -> Any:
 class LatentDiffusion(nn.Module):
     """A U-Net that takes noise out of latents, and the VAE that they are of.
 
-    Where the U-Net has more channels than the latents, the others hold a map made of its labels (`canvas`), or, if it
-    has none, waves over the picture by which it knows places.
+    Where the U-Net has more channels than the latents, the others hold a map of its condition (`canvas`), by which it
+    knows what stands where: of its labels, or, if it has none, of what it looks at.
 
     Raises:
         ConfigError: diffusers is not installed, or does not know a setting; or fewer channels than the latents have.
@@ -209,8 +210,12 @@ class LatentDiffusion(nn.Module):
         sizes, own = self.unet.config, self.vae.config.latent_channels
         if sizes.in_channels < own:
             raise ConfigError(f"a U-Net of {sizes.in_channels} channels for latents of {own}: raise its in_channels")
-        self.beside, labels = sizes.in_channels - own, sizes.projection_class_embeddings_input_dim
-        self.canvas = nn.Linear(labels, self.beside * sizes.sample_size**2) if self.beside and labels else None
+        beside, side = sizes.in_channels - own, sizes.sample_size
+        self.canvas: LabelCanvas | Canvas | None = None
+        if beside and (labels := sizes.projection_class_embeddings_input_dim):
+            self.canvas = LabelCanvas(labels, beside, side)
+        elif beside:
+            self.canvas = Canvas(sizes.cross_attention_dim, beside, side)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -218,21 +223,26 @@ class LatentDiffusion(nn.Module):
         side = self.unet.config.sample_size
         return self.vae.config.latent_channels, side, side
 
+    def map(
+        self, seen: Float[Tensor, "m t e"], labels: Float[Tensor, "m f"] | None = None
+    ) -> Float[Tensor, "m p y x"] | None:
+        """What stands beside the latents, if anything does."""
+        if self.canvas is None:
+            return None
+        made: Tensor = self.canvas(seen if labels is None else labels)
+        return made
+
     def predict(
         self,
         latents: Float[Tensor, "m c y x"],
         time: Int[Tensor, "*any"],
         seen: Float[Tensor, "m t e"],
         labels: Float[Tensor, "m f"] | None = None,
+        beside: Float[Tensor, "m p y x"] | None = None,
     ) -> Float[Tensor, "m c y x"]:
-        """What the U-Net says of noised latents, in fp32."""
-        if self.beside:
-            m, _, y, x = latents.shape
-            if self.canvas is not None and labels is not None:
-                more = self.canvas(labels.to(self.canvas.weight.dtype)).view(m, self.beside, y, x)
-            else:
-                more = waves(self.beside, y, x).to(latents.device).expand(m, -1, -1, -1)
-            latents = torch.cat((latents, more.to(latents.dtype)), dim=1)
+        """What the U-Net says of noised latents with their `map` beside them, in fp32."""
+        if beside is not None:
+            latents = torch.cat((latents, beside.to(latents.dtype)), dim=1)
         said: Tensor = self.unet(latents, time, encoder_hidden_states=seen, class_labels=labels).sample
         return said.float()
 
@@ -296,12 +306,13 @@ class LatentDiffusion(nn.Module):
         looked = torch.cat([one.expand(len(latents), -1, -1) for one in each]).to(dtype)
         if labels is not None:
             labels = (torch.cat((negative, labels)) if guided and negative is not None else labels).to(dtype)
+        beside = self.map(looked, labels)
         steps = scheduler(self.config.scheduler)
         steps.set_timesteps(self.config.steps)
         latents = latents * steps.init_noise_sigma
         for time in steps.timesteps:
             rows = steps.scale_model_input(latents.repeat(ways, 1, 1, 1), time).to(dtype)
-            noise = self.predict(rows, time, looked, labels)
+            noise = self.predict(rows, time, looked, labels, beside)
             if guided:
                 from_there, towards = noise.chunk(2)
                 noise = from_there + scale * (towards - from_there)
@@ -333,6 +344,34 @@ class LatentDiffusion(nn.Module):
         """What the VAE makes of latents."""
         scaled = latents / self.vae.config.scaling_factor
         return self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
+
+
+class LabelCanvas(nn.Linear):
+    """A map of labels: of each place its own linear function."""
+
+    def __init__(self, labels: int, channels: int, side: int) -> None:
+        super().__init__(labels, channels * side**2)
+        self.side = side
+
+    def forward(self, labels: Float[Tensor, "m f"]) -> Float[Tensor, "m p y x"]:
+        """The map."""
+        return super().forward(labels.to(self.weight.dtype)).view(len(labels), -1, self.side, self.side)
+
+
+class Canvas(nn.Module):
+    """A map of what is looked at: each place asks in its own way for what belongs there, and shows it in its own."""
+
+    def __init__(self, seen: int, channels: int, side: int, width: int = 64, heads: int = 4) -> None:
+        super().__init__()
+        self.side = side
+        self.places = nn.Parameter(torch.randn(1, side**2, width))
+        self.look = CrossAttention(width, seen, heads)
+        self.out = nn.Parameter(torch.randn(side**2, width, channels) / width**0.5)
+
+    def forward(self, seen: Float[Tensor, "m t e"]) -> Float[Tensor, "m p y x"]:
+        """The map."""
+        found = self.look(self.places.expand(len(seen), -1, -1), seen.to(self.out.dtype), whole())  # (m, y x, c)
+        return torch.einsum("mnc,ncp->mpn", found, self.out).reshape(len(seen), -1, self.side, self.side)
 
 
 class UnCLIP(nn.Module):
@@ -431,17 +470,6 @@ class VectorDiffusion(nn.Module):
         else:
             negative = negative.expand(len(vectors), -1, -1)
         return self.diffusion.draw(latents.to(vectors.device), vectors, away=negative, guidance=guidance)
-
-
-def waves(count: int, height: int, width: int) -> Float[Tensor, "1 p y x"]:
-    """Channels that tell places apart: sines and cosines down and across, of 1/2, 1, 2, ... turns over the picture."""
-    made = []
-    for i in range(count):
-        turns, (down, wave) = 2.0 ** (i // 4 - 1), divmod(i % 4, 2)
-        at = torch.arange(height if down else width) / (height if down else width) * 2 * torch.pi * turns
-        line = at.cos() if wave else at.sin()
-        made.append((line[:, None] if down else line).expand(height, width))
-    return torch.stack(made)[None]
 
 
 def level_embedding(level: Int[Tensor, " m"], width: int) -> Float[Tensor, "m e"]:

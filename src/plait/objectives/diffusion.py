@@ -193,7 +193,8 @@ def noise_loss(
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     kept = share[time].sqrt()[:, None, None, None].to(latents.device)  # (m, 1, 1, 1)
     rest = (1 - share[time]).sqrt()[:, None, None, None].to(latents.device)
-    made = diffusion.predict(kept * latents + rest * noise, time.to(latents.device), seen, labels)
+    noised, beside = kept * latents + rest * noise, diffusion.map(seen, labels)
+    made = diffusion.predict(noised, time.to(latents.device), seen, labels, beside)
     wanted = noise if kind == "epsilon" else kept * noise - rest * latents
     return per_picture((made - wanted).square())
 

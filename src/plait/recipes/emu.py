@@ -5,7 +5,8 @@
     instruct         adapters on the language model, on answers alone (Emu-I)
 
 `paper` has them with the published numbers; what the paper does not say is marked as inferred. `tiny` does all three
-on the shapes world, on two CPU cores, with parts that `foundations/drawers` has.
+on the shapes world, on two CPU cores, with parts that `foundations/drawers` has; before them it gives what is between
+those parts a meaning, on captions alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from plait.checkpoints import directory
 from plait.checkpoints.diffusion import stable_diffusion
@@ -53,13 +55,13 @@ from plait.train.stage import Optimiser, Probe, Recipe, Schedule, Stage, StepSch
 SEED = 20230711
 UNET = "decoder.diffusion.unet.*"
 ADAPTERS = ("language.*.down", "language.*.up")
-_NEW = (".attn2.to_k.weight", ".attn2.to_v.weight")
+_NEW = (".attn2.to_k.weight", ".attn2.to_v.weight", ".canvas.look.kv.weight")
 """Of the U-Net, what looks at vectors: of another width than Stable Diffusion's texts, and new."""
 LENGTH = 1024  # inputs of the longest document
 CARDS = 24  # of the 128, on which a set is in one step; so five sets make the 82M samples of 10,000 steps
 LOOKED = 5  # pictures of a page
 
-TINY_STEPS = {"pretrain": 2400, "visual_decoder": 1500, "instruct": 900}
+TINY_STEPS = {"tower": 300, "pretrain": 1100, "visual_decoder": 1500, "instruct": 900}
 TINY_LORA = LoRAConfig(rank=16, alpha=16.0, dropout=0.0, layers=EMU_I.layers)
 TINY_PAGES = {
     "pairs": 0.2,
@@ -71,6 +73,7 @@ TINY_PAGES = {
 }
 """Documents of pretraining; `pairs` and `looked` alone are what stands in for image-text pairs."""
 TINY_ASKED = {"questions": 0.45, "both": 0.3, "describe": 0.25}
+CROWD = (1, 1, 2, 2, 3)  # objects of a picture
 DRAWING = 2.0  # guidance
 TINY_MESSAGE = "look at the picture."
 NEW = ("cformer.*", "projection.*", "regression.*")
@@ -298,7 +301,7 @@ def tiny(
         interleaved: False leaves stories, episodes, videos and the like out of pretraining: pictures with texts alone.
     """
     held = Held()
-    first, second, third = (SEED + 10 * seed + number for number in range(3))
+    first, second, third, before = (SEED + 10 * seed + number for number in range(4))
     shown: tuple[Task, ...] = (
         ShapesDraw(held=held, guidance=DRAWING),
         ShapesCases(name="in_context", count=300, guidance=DRAWING),
@@ -307,6 +310,7 @@ def tiny(
         name="emu/tiny",
         build=functools.partial(founded, drawers, foundations, seed),
         stages=(
+            tiny_tower(before, TINY_STEPS["tower"]),
             tiny_pretrain(first, TINY_STEPS["pretrain"], regression, interleaved, tasks=(ShapesExamples(),)),
             tiny_decoder(second, TINY_STEPS["visual_decoder"], tasks=shown),
             tiny_instruct(third, TINY_STEPS["instruct"]),
@@ -316,39 +320,49 @@ def tiny(
     )
 
 
+def tiny_tower(seed: int, steps: int) -> Stage:
+    """All but the decoder on captions behind their pictures: what EVA's tower has to be given first in this world."""
+    shapes = Shapes(seed=seed, length=1_000_000, objects=CROWD, mix={"caption": 1.0}, resolution=TINY.vision.image_size)
+    return _tiny_read("tower", {"captions": shapes}, {}, seed, steps, regression=False)
+
+
 def tiny_pretrain(
     seed: int, steps: int, regression: bool = True, interleaved: bool = True, tasks: tuple[Task, ...] = ()
 ) -> Stage:
-    """Matrices of blocks by Muon, at rates of their own for each part, as all else."""
+    """The published stage; all but the decoder learns."""
     pages = {name: share for name, share in TINY_PAGES.items() if interleaved or name in ("pairs", "looked")}
-    muon = {"vision": 0.005, "language": 0.01, "cformer": 0.02}
-    within = ("attention.*.weight", "mlp.*.weight")
-    rates = {("vision.*", "vision_norm.*"): 5e-4, ("language.*",): 2e-3, NEW: 3e-3}
+    return _tiny_read("pretrain", tiny_pages(seed, pages), pages, seed, steps, regression=regression, tasks=tasks)
+
+
+def _tiny_read(
+    name: str,
+    sources: dict[str, Source],
+    shares: Mapping[str, float],
+    seed: int,
+    steps: int,
+    *,
+    regression: bool,
+    tasks: tuple[Task, ...] = (),
+) -> Stage:
+    """Matrices of blocks by Muon. All parts at one rate: slower, tower and words leave the new part nothing to tell."""
+    blocks = ("vision.blocks.*.", "language.decoder.blocks.*.", "cformer.blocks.*.")
+    matrices = [f"{part}{within}.*.weight" for part in blocks for within in ("attention", "mlp")]
     return Stage(
-        name="pretrain",
-        data=Data(sources=tiny_pages(seed, pages), shares=pages, rows=12, length=320, seed=seed),
+        name=name,
+        data=Data(sources=sources, shares=shares, rows=24, length=320, seed=seed),
         updates=(
             Update(
                 objective=NextTokenAndVector(weight=1.0 if regression else 0.0),
                 optimisers=(
-                    *(
-                        Optimiser(
-                            train=tuple(
-                                f"{part}.*blocks.*.{name}"
-                                for name in (within if part != "cformer" else (*within, "cross.*.weight"))
-                            ),
-                            kind="muon",
-                            lr=lr,
-                            betas=(0.95, 0.0),
-                        )
-                        for part, lr in muon.items()
+                    Optimiser(
+                        train=(*matrices, "cformer.blocks.*.cross.*.weight"), kind="muon", lr=0.02, betas=(0.95, 0.0)
                     ),
-                    *(Optimiser(train=train, lr=lr, betas=(0.9, 0.98)) for train, lr in rates.items()),
+                    Optimiser(train=("vision.*", "vision_norm.*", "language.*", *NEW), lr=3e-3),
                 ),
             ),
         ),
         steps=steps,
-        schedule=Schedule(warmup=50, shape="cosine", final=0.03),
+        schedule=Schedule(warmup=30, final=0.1),
         precision="bf16",
         seed=seed,
         tasks=tasks,
@@ -357,13 +371,13 @@ def tiny_pretrain(
 
 def tiny_pages(seed: int, wanted: Iterable[str]) -> dict[str, Source]:
     """Sources of pretraining by their names in `TINY_PAGES`."""
-    many, crowd = 1_000_000, (1, 1, 2, 2, 3)
-    side = TINY.vision.image_size
-    of = functools.partial(Shapes, length=many, objects=crowd, resolution=side)
+    many, side = 1_000_000, TINY.vision.image_size
+    of = functools.partial(Shapes, length=many, objects=CROWD, resolution=side)
     found: dict[str, Source] = {
         "pairs": of(seed=seed, mix={"draw": 0.7, "caption": 0.3}),
         "looked": Looked(
-            shapes=of(seed=seed + 1, asks=HARD), mix={"look": 0.2, "direct": 0.5, "told": 0.15, "both": 0.15}
+            shapes=of(seed=seed + 1, asks=HARD, questions_each=8),
+            mix={"look": 0.2, "direct": 0.5, "told": 0.15, "both": 0.15},
         ),
         "stories": Stories(seed=seed, length=many, resolution=side),
         "contexts": Contexts(seed=seed, length=many, resolution=side),
@@ -393,7 +407,8 @@ def tiny_decoder(seed: int, steps: int, tasks: tuple[Task, ...] = ()) -> Stage:
         ),
         updates=(
             Update(
-                objective=Denoise(canvas=CANVAS), optimisers=(Optimiser(train=(UNET,), lr=2e-3, betas=(0.9, 0.999)),)
+                objective=Denoise(canvas=CANVAS),
+                optimisers=(Optimiser(train=(UNET, "decoder.diffusion.canvas.*"), lr=2e-3, betas=(0.9, 0.999)),),
             ),
         ),
         steps=steps,
@@ -408,7 +423,7 @@ def tiny_decoder(seed: int, steps: int, tasks: tuple[Task, ...] = ()) -> Stage:
 def tiny_instruct(seed: int, steps: int) -> Stage:
     """Adapters, on questions on pictures, on videos, and on what is told in words alone."""
     many, side = 1_000_000, TINY.vision.image_size
-    asked = Shapes(seed=seed, length=many, objects=(1, 1, 2, 2, 3), mix=TINY_ASKED, asks=HARD, resolution=side)
+    asked = Shapes(seed=seed, length=many, objects=CROWD, mix=TINY_ASKED, asks=HARD, resolution=side)
     sources: dict[str, Source] = {
         "shapes": asked,
         "videos": Videos(seed=seed, length=many, resolution=side),
@@ -467,6 +482,7 @@ def founded(drawers: str, foundations: str, seed: int) -> Emu:
         cformer=replace(TINY.cformer, image_width=given.sizes.width),
         language=language.config,
         decoder=None,
+        behind=0.0,  # its documents come in either order by themselves
         image_message=TINY_MESSAGE,
         video_message=TINY_MESSAGE,
     )
@@ -474,6 +490,9 @@ def founded(drawers: str, foundations: str, seed: int) -> Emu:
         torch.manual_seed(seed)
         system = Emu(config, vocabulary(given.pieces))
         widen(system, given.painter)
+        words = language.embed.weight.std().item()
+        nn.init.normal_(system.projection.weight, std=words * system.config.cformer.width**-0.5)  # vectors as large
+        nn.init.zeros_(system.projection.bias)
     system.vision.load_state_dict(given.vision.state_dict())
     system.language.load_state_dict(language.state_dict())
     return system

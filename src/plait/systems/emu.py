@@ -100,6 +100,8 @@ class EmuConfig:
     picture is drawn where one is asked for."""
     frames: int = 8
     """That are taken of a video."""
+    behind: float = 0.5
+    """How often, in training, a picture stands behind the text that follows it in the document (section 3.1)."""
     image_message: str = IMAGE_MESSAGE
     video_message: str = VIDEO_MESSAGE
     """What the system says before a conversation about one picture, or about a video."""
@@ -159,7 +161,7 @@ TINY = EmuConfig(
     ),
     language=LLaMAConfig(vocabulary=512, width=128, hidden=344, depth=4, heads=4, positions=512),
     decoder=DiffusionConfig(
-        unet={**TINY_UNET, "in_channels": 20, "attention_head_dim": 4, "cross_attention_dim": 128},
+        unet={**TINY_UNET, "in_channels": 40, "attention_head_dim": 4, "cross_attention_dim": 128},
         vae=TINY_VAE,
         # Stable Diffusion 1.5 predicts noise, which hardly depends on the picture where little of that is left
         scheduler={**STABLE_DIFFUSION.scheduler, "prediction_type": "v_prediction"},
@@ -338,7 +340,9 @@ class EmuFormat(Format):
             spans = self._conversation(document.turns, open, drawn)
         else:
             pieces = document.pieces[:-1] if drawn else document.pieces
-            told = self._told(pieces if generator is None or open else either_order(pieces, generator), generator)
+            told = self._told(
+                pieces if generator is None or open else either_order(pieces, generator, self.config.behind), generator
+            )
             if drawn and told and isinstance(told[-1], str):
                 told[-1] = told[-1].rstrip()  # as beside every mark
             spans = self._string(told)
@@ -522,14 +526,14 @@ def frame_numbers(frames: int, count: int) -> list[int]:
     return [int(distance / 2) + round(distance * k) for k in range(count)]
 
 
-def either_order(pieces: Items[Piece], generator: np.random.Generator) -> list[Piece]:
-    """Each picture before or behind the text that follows it, by a toss (section 3.1)."""
+def either_order(pieces: Items[Piece], generator: np.random.Generator, behind: float = 0.5) -> list[Piece]:
+    """Each picture before or, so often, behind the text that follows it (section 3.1)."""
     ordered = list(pieces)
     at = 0
     while at + 1 < len(ordered):
         first, second = ordered[at : at + 2]
         if isinstance(first, Image) and isinstance(second, Text):
-            if generator.random() < 0.5:
+            if generator.random() < behind:
                 ordered[at : at + 2] = [second, first]
             at += 1
         at += 1
