@@ -38,6 +38,10 @@ SEED = 20210226
 TOKENIZER_TEXTS = 3000  # documents that the pieces are learned from
 PACK = 480  # inputs of a row: some 16 pairs
 WINDOW = 2048  # documents planned together: more than a step takes, or they would be laid out again and again
+SAID = {"caption": 0.1, "describe": 0.2, "questions": 0.7}
+"""Texts: what is told of a scene, alone, and with what is asked about it."""
+TALKED = {"shapes": 0.85, "told": 0.15}
+"""What the bridge is on: pictures, and texts alone."""
 PICTURED = {"shapes": 0.7, "styles": 0.3}
 """What is drawn from embeddings, which hold styles too: systems put pictures together in the style of others."""
 
@@ -50,9 +54,8 @@ def tiny() -> Recipe:
         "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 1.0})
     }
     talks: dict[str, Source] = {
-        "shapes": Shapes(
-            seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 0.2, "describe": 0.4, "both": 0.4}
-        )
+        "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 0.7, "describe": 0.3}),
+        "told": _told(SAID),
     }
     return Recipe(
         name="foundations/tiny",
@@ -60,9 +63,9 @@ def tiny() -> Recipe:
         stages=(
             clip_stage(config, pairs, steps=200),
             eva_stage(config, pairs, steps=40),
-            qformer_stage(config, pairs, steps=150),
             language_stage(steps=750),
-            bridge_stage(config, talks, steps=560),
+            bridge_stage(talks, steps=350, shares=TALKED),
+            qformer_stage(pairs, steps=150),
         ),
         tasks=(
             ShapesRetrieval(seed=SEED + 2),
@@ -117,7 +120,7 @@ def eva_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int)
             sources=sources, rows=256, length=config.blip2.vectors - 1, reads="pictures", window=WINDOW, seed=SEED + 2
         ),
         MaskedImage(),
-        _matrices("blip2.vision.blocks.*.attention.*.weight", "blip2.vision.blocks.*.mlp.*.weight"),
+        _matrices(*_OF_EVA),
         Optimiser(train=("blip2.vision.*", "predictor:*"), lr=3e-3),
         before=(begin_eva,),
         companions={"predictor": predictor},
@@ -125,44 +128,44 @@ def eva_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int)
     )
 
 
-def qformer_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
-    """BLIP-2's first stage, on pairs: the Q-Former and the norm behind EVA's tower, which stays as it is."""
-    return _stage(
-        "qformer",
-        Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 3),
-        ReadAndTell(),
-        _matrices(*_of_qformer("qformer"), lr=0.03),
-        Optimiser(train=("qformer.*", "heads_of_qformer.*", "blip2.vision_norm.*"), lr=3e-3),
-        steps=steps,
-    )
-
-
 def language_stage(steps: int) -> Stage:
     """The language model, on text alone."""
-    told = _told({"caption": 0.1, "describe": 0.2, "questions": 0.7})
     return _stage(
         "language",
-        Data(sources={"told": told}, rows=16, length=256, window=64, seed=SEED),
+        Data(sources={"told": _told(SAID)}, rows=16, length=256, window=64, seed=SEED),
         NextToken(),
-        _matrices("blip2.language.decoder.*.attention.*", "blip2.language.decoder.*.mlp.*"),
+        _matrices(*_OF_LANGUAGE),
         Optimiser(train=("blip2.language.*",), lr=6e-3),
         steps=steps,
         schedule=Schedule(warmup=30),
     )
 
 
-def bridge_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int) -> Stage:
-    """BLIP-2's second stage: a copy of the Q-Former learns to be read by the language model, which stays.
+def bridge_stage(sources: dict[str, Source], steps: int, shares: Mapping[str, float] | None = None) -> Stage:
+    """BLIP-2's second stage, here the first: tower, Q-Former and language model learn to speak of what they see.
 
-    On pairs as in the paper, and on talks about pictures: the language model here is one that is talked to.
+    On pairs as in the paper, on talks about pictures, as the language model here is one that is talked to, and on texts
+    alone, so that it stays one. BLIP-2's is frozen, and had read most of what is written.
     """
     return _stage(
         "bridge",
-        Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 4),
+        Data(sources=sources, shares=shares or {}, rows=16, length=PACK, window=WINDOW, seed=SEED + 4),
         NextToken(),
-        _matrices(*_of_qformer("blip2.qformer")),
-        Optimiser(train=("blip2.qformer.*", "blip2.projection.*"), lr=3e-3),
-        before=(begin_bridge,),
+        _matrices(*_of_qformer("blip2.qformer"), *_OF_EVA, *_OF_LANGUAGE),
+        Optimiser(train=("blip2.*",), lr=3e-3),
+        steps=steps,
+    )
+
+
+def qformer_stage(sources: dict[str, Source], steps: int) -> Stage:
+    """BLIP-2's first stage, on pairs, here the second: a Q-Former that begins as the bridge's, with a text branch."""
+    return _stage(
+        "qformer",
+        Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 3),
+        ReadAndTell(),
+        _matrices(*_of_qformer("qformer"), lr=0.03),
+        Optimiser(train=("qformer.*", "heads_of_qformer.*"), lr=3e-3),
+        before=(begin_qformer,),
         steps=steps,
     )
 
@@ -226,6 +229,10 @@ def _stage(name: str, data: Data, objective: Objective, *optimisers: Optimiser, 
     return Stage(name=name, data=data, updates=updates, precision="bf16", **{"schedule": Schedule(warmup=20), **more})
 
 
+_OF_EVA = ("blip2.vision.blocks.*.attention.*.weight", "blip2.vision.blocks.*.mlp.*.weight")
+_OF_LANGUAGE = ("blip2.language.decoder.*.attention.*", "blip2.language.decoder.*.mlp.*")
+
+
 def _of_qformer(name: str) -> tuple[str, ...]:
     """The matrices of a Q-Former's blocks."""
     return tuple(f"{name}.blocks.*{part}.part.*.weight" for part in (".attention", ".cross", "mlp"))
@@ -241,9 +248,9 @@ def predictor(system: Any) -> Predictor:
     return Predictor(system.config.blip2.vision.width, system.config.clip.image.width)
 
 
-def begin_bridge(system: Any) -> None:
-    """Gives the bridge what the Q-Former has learned, but for its text branch."""
-    _take(system.blip2.qformer, system.qformer)
+def begin_qformer(system: Any) -> None:
+    """Gives the Q-Former what the bridge's has learned, which has no text branch."""
+    _take(system.qformer, system.blip2.qformer)
 
 
 @dataclass(frozen=True, kw_only=True)
