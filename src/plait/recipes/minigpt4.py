@@ -43,7 +43,7 @@ LENGTH = 2048  # inputs in a row, where each document has one: as many as LLaMA 
 SHARES = (115.0, 14.0)  # LAION-115M, and CC3M with CC12M and SBU
 
 FROM_FOUNDATIONS = {"vision": "eva", "vision_norm": "vision_norm", "qformer": "bridge", "language": "language"}
-TINY_STEPS = {"align": 500, "finetune": 200, "instruct": 1500}
+TINY_STEPS = {"align": 500, "finetune": 200, "instruct": 1800}
 TINY_LORA = LoRAConfig(rank=16, alpha=32.0)
 TINY_DESCRIPTIONS = 3500  # as many as the paper has
 TINY_QUESTIONS = {"questions": 0.4, "both": 0.5, "describe": 0.1}
@@ -184,7 +184,7 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
     crowd = (1, 2, 2, 3)
     web = WebCaptions(shapes=Shapes(seed=first, length=1_000_000, objects=crowd))
     captioned = Shapes(seed=second, length=TINY_DESCRIPTIONS, objects=crowd, mix={"draw": 1.0})
-    talks = Shapes(seed=third, length=1_000_000, objects=crowd, mix=TINY_QUESTIONS, asks=HARD)
+    talks = Shapes(seed=third, length=1_000_000, objects=crowd, mix=TINY_QUESTIONS, asks=HARD, questions_each=8)
     return Recipe(
         name="minigpt4/tiny",
         build=functools.partial(founded, foundations, seed),
@@ -209,7 +209,7 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
                 tasks=(ShapesDescription(held=held), ShapesCaption(held=held), ShapesQuestions(held=held)),
             ),
             instruct_stage(
-                Data(sources={"shapes": talks}, rows=8, length=256, seed=third),
+                Data(sources={"shapes": talks}, rows=16, length=256, seed=third),
                 TINY_LORA,
                 steps=TINY_STEPS["instruct"],
                 lr=2e-3,
