@@ -1,9 +1,10 @@
 """What Emu's choices do at our scale: the loss on vectors, two steps of asking, pages beside pairs.
 
-    python benchmarks/emu_findings.py --drawers DIR [--arms NAME ...] [--seeds 0 1] [--steps N M] [--limit N]
+    python benchmarks/emu_findings.py --start DIR [--arms NAME ...] [--seeds 0 1] [--steps N M] [--limit N]
 
-Each arm trains `emu/tiny` anew for fewer steps (pretraining and the decoder, N and M), from the same start for a seed,
-in a process of its own of one thread; its scores are on held-out scenes.
+All arms begin with the checkpoint of `emu/tiny` behind its first stage (`plait train emu/tiny/tower`, or a step of a
+whole run) and train the next two for fewer steps (pretraining and the decoder, N and M), each in a process of its own
+of one thread; its scores are on held-out scenes.
 
     whole       as the recipe has it
     no vectors  without the loss on vectors; what is drawn then looks at what the head was never taught
@@ -29,12 +30,14 @@ from typing import Any
 import results
 import torch
 
+from plait.checkpoints import directory
 from plait.evaluate import Task, evaluate
 from plait.evaluate.asking import ShapesPrompted
 from plait.evaluate.examples import ShapesExamples
 from plait.evaluate.shapes import Held, ShapesDraw
 from plait.generate.model import Model
 from plait.recipes import emu
+from plait.systems.emu import Emu
 from plait.train.loop import Loop
 from plait.train.parallel import Ranks
 from plait.train.stage import Stage
@@ -44,7 +47,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "no vectors": {"regression": False},
     "pairs": {"interleaved": False},
 }
-STEPS = (700, 500)  # of pretraining and of the decoder: some ten minutes
+STEPS = (350, 500)  # of pretraining and of the decoder: some ten minutes
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Given:
 
     arm: str
     seed: int
-    drawers: str
+    start: str
     steps: tuple[int, int]
     limit: int | None
 
@@ -74,7 +77,7 @@ def run(given: Given) -> dict[str, Any]:
     """Trains and scores."""
     torch.set_num_threads(1)
     began = time.monotonic()
-    system = emu.founded(given.drawers, "runs/foundations-tiny", given.seed)
+    system = directory.load_as(directory.find(given.start), Emu)
     seeds = [emu.SEED + 10 * given.seed + number for number in range(2)]
     stages: list[Stage] = [
         emu.tiny_pretrain(seeds[0], given.steps[0], **ARMS[given.arm]),
@@ -121,7 +124,7 @@ def together(seeds: Items[Mapping[str, float]]) -> dict[str, Any]:
 def main() -> None:
     """Runs all arms, writes the figures."""
     asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    asked.add_argument("--drawers", required=True, help="a run of foundations/drawers")
+    asked.add_argument("--start", required=True, help="a run of emu/tiny/tower, or a checkpoint")
     asked.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     asked.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     asked.add_argument("--steps", nargs=2, type=int, default=STEPS)
@@ -129,7 +132,7 @@ def main() -> None:
     asked.add_argument("--processes", type=int, default=2)
     given = asked.parse_args()
     steps = (given.steps[0], given.steps[1])
-    wanted = [Given(arm, seed, given.drawers, steps, given.limit) for seed in given.seeds for arm in given.arms]
+    wanted = [Given(arm, seed, given.start, steps, given.limit) for seed in given.seeds for arm in given.arms]
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
         found = dict(zip(wanted, pool.map(run, wanted), strict=True))
     report = {}

@@ -6,7 +6,7 @@
 
 `paper` has them with the published numbers; what the paper does not say is marked as inferred. `tiny` does all three
 on the shapes world, on two CPU cores, with parts that `foundations/drawers` has; before them it gives what is between
-those parts a meaning, on captions alone.
+those parts a meaning, mostly on captions.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ LENGTH = 1024  # inputs of the longest document
 CARDS = 24  # of the 128, on which a set is in one step; so five sets make the 82M samples of 10,000 steps
 LOOKED = 5  # pictures of a page
 
-TINY_STEPS = {"tower": 300, "pretrain": 1100, "visual_decoder": 1500, "instruct": 900}
+TINY_STEPS = {"tower": 400, "pretrain": 1100, "visual_decoder": 1500, "instruct": 900}
 TINY_LORA = LoRAConfig(rank=16, alpha=16.0, dropout=0.0, layers=EMU_I.layers)
 TINY_PAGES = {
     "pairs": 0.2,
@@ -71,10 +71,11 @@ TINY_PAGES = {
     "episodes": 0.08,
     "videos": 0.12,
 }
-"""Documents of pretraining; `pairs` and `looked` alone are what stands in for image-text pairs."""
+"""Documents of pretraining beside captions; of them `pairs` and `looked` stand in for image-text pairs."""
 TINY_ASKED = {"questions": 0.45, "both": 0.3, "describe": 0.25}
 CROWD = (1, 1, 2, 2, 3)  # objects of a picture
 DRAWING = 2.0  # guidance
+ON_VECTORS = 0.3  # weight of the loss on them: what is easily predicted tells little, and all of it makes them that
 TINY_MESSAGE = "look at the picture."
 NEW = ("cformer.*", "projection.*", "regression.*")
 """Parts that nothing was trained of before."""
@@ -310,7 +311,7 @@ def tiny(
         name="emu/tiny",
         build=functools.partial(founded, drawers, foundations, seed),
         stages=(
-            tiny_tower(before, TINY_STEPS["tower"]),
+            tiny_tower(before, TINY_STEPS["tower"], interleaved),
             tiny_pretrain(first, TINY_STEPS["pretrain"], regression, interleaved, tasks=(ShapesExamples(),)),
             tiny_decoder(second, TINY_STEPS["visual_decoder"], tasks=shown),
             tiny_instruct(third, TINY_STEPS["instruct"]),
@@ -320,26 +321,35 @@ def tiny(
     )
 
 
-def tiny_tower(seed: int, steps: int) -> Stage:
-    """All but the decoder on captions behind their pictures: what EVA's tower has to be given first in this world."""
-    shapes = Shapes(seed=seed, length=1_000_000, objects=CROWD, mix={"caption": 1.0}, resolution=TINY.vision.image_size)
-    return _tiny_read("tower", {"captions": shapes}, {}, seed, steps, regression=False)
+def tiny_tower(seed: int, steps: int, interleaved: bool = True) -> Stage:
+    """All but the decoder, without the loss on vectors: what tower and words have to be given first in this world.
+
+    Most of it are captions, from which seeing is learned. The pages are there so that their words are not new later:
+    while words are learned, what vectors tell would be lost again.
+    """
+    shares = {"captions": 0.8, **_pages(interleaved, 0.2)}
+    return _tiny_read("tower", seed, steps, shares, regression=False)
 
 
 def tiny_pretrain(
     seed: int, steps: int, regression: bool = True, interleaved: bool = True, tasks: tuple[Task, ...] = ()
 ) -> Stage:
     """The published stage; all but the decoder learns."""
-    pages = {name: share for name, share in TINY_PAGES.items() if interleaved or name in ("pairs", "looked")}
-    return _tiny_read("pretrain", tiny_pages(seed, pages), pages, seed, steps, regression=regression, tasks=tasks)
+    shares = {"captions": 0.35, **_pages(interleaved, 0.65)}
+    return _tiny_read("pretrain", seed, steps, shares, regression=regression, tasks=tasks)
+
+
+def _pages(interleaved: bool, share: float) -> dict[str, float]:
+    """What is not captions, by shares of `share` in all."""
+    pages = {name: part for name, part in TINY_PAGES.items() if interleaved or name in ("pairs", "looked")}
+    return {name: share * part / sum(pages.values()) for name, part in pages.items()}
 
 
 def _tiny_read(
     name: str,
-    sources: dict[str, Source],
-    shares: Mapping[str, float],
     seed: int,
     steps: int,
+    shares: Mapping[str, float],
     *,
     regression: bool,
     tasks: tuple[Task, ...] = (),
@@ -349,10 +359,10 @@ def _tiny_read(
     matrices = [f"{part}{within}.*.weight" for part in blocks for within in ("attention", "mlp")]
     return Stage(
         name=name,
-        data=Data(sources=sources, shares=shares, rows=24, length=320, seed=seed),
+        data=Data(sources=tiny_pages(seed, shares), shares=shares, rows=24, length=320, seed=seed),
         updates=(
             Update(
-                objective=NextTokenAndVector(weight=1.0 if regression else 0.0),
+                objective=NextTokenAndVector(weight=ON_VECTORS if regression else 0.0),
                 optimisers=(
                     Optimiser(
                         train=(*matrices, "cformer.blocks.*.cross.*.weight"), kind="muon", lr=0.02, betas=(0.95, 0.0)
@@ -370,11 +380,12 @@ def _tiny_read(
 
 
 def tiny_pages(seed: int, wanted: Iterable[str]) -> dict[str, Source]:
-    """Sources of pretraining by their names in `TINY_PAGES`."""
+    """Sources by name: `captions`, and those of `TINY_PAGES`."""
     many, side = 1_000_000, TINY.vision.image_size
     of = functools.partial(Shapes, length=many, objects=CROWD, resolution=side)
     found: dict[str, Source] = {
-        "pairs": of(seed=seed, mix={"draw": 0.7, "caption": 0.3}),
+        "captions": of(seed=seed, mix={"caption": 1.0}),
+        "pairs": of(seed=seed + 2, mix={"draw": 0.7, "caption": 0.3}),
         "looked": Looked(
             shapes=of(seed=seed + 1, asks=HARD, questions_each=8),
             mix={"look": 0.2, "direct": 0.5, "told": 0.15, "both": 0.15},
