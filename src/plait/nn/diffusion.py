@@ -71,7 +71,7 @@ TINY_VAE: Mapping[str, Any] = {
     "scaling_factor": 1.0,
 }
 """For pictures of 32 pixels a side, whose latents have 8. How many channels the U-Net is given is for its owner to say:
-with 8, those of the latents alone, it learns no places in a short training."""
+with those of the latents alone, it learns no places in a short training."""
 
 
 class ImageDecoder(Protocol):

@@ -161,7 +161,12 @@ TINY = EmuConfig(
     ),
     language=LLaMAConfig(vocabulary=512, width=128, hidden=344, depth=4, heads=4, positions=512),
     decoder=DiffusionConfig(
-        unet={**TINY_UNET, "in_channels": 40, "attention_head_dim": 4, "cross_attention_dim": 128},
+        unet={
+            **TINY_UNET,
+            "in_channels": TINY_UNET["out_channels"] + 32,
+            "attention_head_dim": 4,
+            "cross_attention_dim": 128,
+        },
         vae=TINY_VAE,
         # Stable Diffusion 1.5 predicts noise, which hardly depends on the picture where little of that is left
         scheduler={**STABLE_DIFFUSION.scheduler, "prediction_type": "v_prediction"},

@@ -138,7 +138,7 @@ _TINY_UNCLIP = UnCLIPConfig(
         unet={
             **UNCLIP_SD21.diffusion.unet,
             **TINY_UNET,
-            "in_channels": 16,
+            "in_channels": TINY_UNET["out_channels"] + 8,
             "attention_head_dim": (2, 4),
             "cross_attention_dim": 64,
             "projection_class_embeddings_input_dim": 768,
