@@ -159,7 +159,7 @@ TINY = SeedTokenizerConfig(
     embedding=384,
     branch_depth=2,
     branch_heads=4,
-    narrowing=(64, 32, 16),
+    narrowing=(96, 96, 64),
     shared=64,
     decoder=_TINY_UNCLIP,
 )
