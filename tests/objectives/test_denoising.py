@@ -62,7 +62,7 @@ def batch(system: Emu, picture: Picture, count: int = 2) -> Batch:
     return system.format.collator(train=True)([[laid(system, one)] for one in documents])
 
 
-def test_the_u_net_alone_gets_a_gradient(system: Emu, picture: Picture) -> None:
+def test_the_u_net_and_its_map_alone_get_a_gradient(system: Emu, picture: Picture) -> None:
     made, objective = batch(system, picture), Denoise(canvas=CANVAS)
     assert objective.counts(made) == {KIND: 2.0} and objective.weights({KIND: 2.0}) == {KIND: 1.0}
     loss = objective(system, {}, made, torch.Generator().manual_seed(0))[KIND]
@@ -72,7 +72,7 @@ def test_the_u_net_alone_gets_a_gradient(system: Emu, picture: Picture) -> None:
     assert loss.item() == again.item() and 0.7 * noise < loss.item() / 2 < 2  # a new U-Net says next to nothing
     loss.backward()
     moved = {name for name, weight in system.named_parameters() if weight.grad is not None and weight.grad.any()}
-    assert moved and all(name.startswith("decoder.diffusion.unet.") for name in moved)
+    assert moved and all(name.startswith(("decoder.diffusion.unet.", "decoder.diffusion.canvas.")) for name in moved)
     assert any(".attn2.to_k." in name for name in moved)
     system.zero_grad(set_to_none=True)
 
