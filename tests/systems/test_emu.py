@@ -83,7 +83,7 @@ def test_pictures_stand_on_either_side_of_their_text(picture: Picture) -> None:
     image = f"[img]<{N}>[/IMG]"
     pairs = [(f"{image}{word}", f"{word}{image}") for word in "AB"]
     assert orders == {f"<S>{a}{b}</S>" for a in pairs[0] for b in pairs[1]}
-    assert either_order([Text("a"), picture(0)], generator) == [Text("a"), picture(0)]
+    assert either_order([Text("a"), picture(0)], generator, behind=0.5) == [Text("a"), picture(0)]
 
 
 def test_frames_are_taken_of_a_video(picture: Picture) -> None:

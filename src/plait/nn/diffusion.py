@@ -8,9 +8,9 @@ U-Net, VAE and schedulers are those of diffusers, in its own words: configuratio
 name. unCLIP's U-Net looks at the vectors of an empty prompt; its labels are an image embedding with noise of a level,
 and the level. Emu's has no labels, and looks at the vectors that its language model wrote (`VectorDiffusion`).
 
-Not as published, a small U-Net may have channels beside those of the latents, which say where it is or what belongs
-there: a published one finds that out from the edges of its convolutions, which takes many times as long as all of a
-small training.
+Not as published, a small U-Net may have channels beside those of the latents, with a map of what belongs where: a
+published one finds out where it is from the edges of its convolutions, which takes many times as long as all of a small
+training.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What published systems took as pretrained, trained from scratch on the shapes world (`systems.foundations`).
 
-`tiny` takes two CPU cores about twelve minutes, once: recipes of systems that begin with its parts call `ensure`.
+`tiny` is trained once, on two CPU cores: recipes of systems that begin with its parts call `ensure`.
 `drawers` begins with a run of it and adds what draws: recipes of systems that draw call `ensure_drawers`.
 """
 
@@ -106,7 +106,7 @@ def clip_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int
         "clip",
         Data(sources=sources, rows=14, length=PACK, window=WINDOW, seed=SEED + 1),
         Contrast(),
-        _matrices("clip.*.blocks.*.attention.*.weight", "clip.*.blocks.*.mlp.*.weight"),
+        _matrices(*_of_tower("clip.*")),
         Optimiser(train=("clip.*",), lr=3e-3),
         steps=steps,
     )
@@ -120,7 +120,7 @@ def eva_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int)
             sources=sources, rows=256, length=config.blip2.vectors - 1, reads="pictures", window=WINDOW, seed=SEED + 2
         ),
         MaskedImage(),
-        _matrices(*_OF_EVA),
+        _matrices(*_of_tower("blip2.vision")),
         Optimiser(train=("blip2.vision.*", "predictor:*"), lr=3e-3),
         before=(begin_eva,),
         companions={"predictor": predictor},
@@ -151,7 +151,7 @@ def bridge_stage(sources: dict[str, Source], steps: int, shares: Mapping[str, fl
         "bridge",
         Data(sources=sources, shares=shares or {}, rows=16, length=PACK, window=WINDOW, seed=SEED + 4),
         NextToken(),
-        _matrices(*_of_qformer("blip2.qformer"), *_OF_EVA, *_OF_LANGUAGE),
+        _matrices(*_of_qformer("blip2.qformer"), *_of_tower("blip2.vision"), *_OF_LANGUAGE),
         Optimiser(train=("blip2.*",), lr=3e-3),
         steps=steps,
     )
@@ -187,7 +187,7 @@ def unclip_stage(sources: dict[str, Source], steps: int, shares: Mapping[str, fl
         "unclip",
         _pictures(sources, shares, rows=32, seed=SEED + 6),
         DrawEmbedding(),
-        _matrices("embedder.*blocks.*.attention.*.weight", "embedder.*blocks.*.mlp.*.weight", lr=0.01),
+        _matrices(*_of_tower("embedder.image"), lr=0.01),
         Optimiser(train=("unclip.diffusion.unet.*", "unclip.diffusion.canvas.*", "embedder.*"), lr=2e-3),
         before=(Whiten(source=next(iter(sources.values()))), begin_unclip),
         steps=steps,
@@ -201,7 +201,7 @@ def painter_stage(sources: dict[str, Source], steps: int) -> Stage:
         "painter",
         Data(sources=sources, rows=2, length=PACK, window=WINDOW, seed=SEED + 7),
         DrawText(),
-        _matrices("prompter.blocks.*.attention.*.weight", "prompter.blocks.*.mlp.*.weight", lr=0.01),
+        _matrices(*_of_tower("prompter"), lr=0.01),
         Optimiser(train=("painter.diffusion.unet.*", "painter.diffusion.canvas.*", "prompter.*"), lr=4e-3),
         before=(begin_painter,),
         steps=steps,
@@ -229,8 +229,12 @@ def _stage(name: str, data: Data, objective: Objective, *optimisers: Optimiser, 
     return Stage(name=name, data=data, updates=updates, precision="bf16", **{"schedule": Schedule(warmup=20), **more})
 
 
-_OF_EVA = ("blip2.vision.blocks.*.attention.*.weight", "blip2.vision.blocks.*.mlp.*.weight")
 _OF_LANGUAGE = ("blip2.language.decoder.*.attention.*", "blip2.language.decoder.*.mlp.*")
+
+
+def _of_tower(name: str) -> tuple[str, ...]:
+    """The matrices of a tower's blocks."""
+    return tuple(f"{name}.blocks.*.{part}.*.weight" for part in ("attention", "mlp"))
 
 
 def _of_qformer(name: str) -> tuple[str, ...]:

@@ -510,9 +510,8 @@ def tiny_contrast(seed: int, steps: int) -> Stage:
 def tiny_codes(seed: int, steps: int, drawers: str, tasks: tuple[Task, ...] = ()) -> Stage:
     """Codebook, both branches and head; with upkeep, as so short a training would leave codes unused.
 
-    Not as published, the Q-Former learns on: what captions made it keep is less than what is to be drawn. Of the shapes
-    on a picture a linear map finds 0.79 in what the tower sees, and 0.47 in the vectors of the queries. The embedding
-    weighs ten times as much: it is what is learned last.
+    Not as published, the Q-Former learns on: what captions make it keep may be less than what is to be drawn. And the
+    embedding weighs ten times as much: it is what is learned last.
     """
     branches = product(("reconstruct", "generate"), ("attention", "mlp"))
     return _tiny(

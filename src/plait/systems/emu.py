@@ -344,10 +344,10 @@ class EmuFormat(Format):
         if document.turns:
             spans = self._conversation(document.turns, open, drawn)
         else:
-            pieces = document.pieces[:-1] if drawn else document.pieces
-            told = self._told(
-                pieces if generator is None or open else either_order(pieces, generator, self.config.behind), generator
-            )
+            pieces: Items[Piece] = document.pieces[:-1] if drawn else document.pieces
+            if generator is not None and not open:
+                pieces = either_order(pieces, generator, self.config.behind)
+            told = self._told(pieces, generator)
             if drawn and told and isinstance(told[-1], str):
                 told[-1] = told[-1].rstrip()  # as beside every mark
             spans = self._string(told)
@@ -531,7 +531,7 @@ def frame_numbers(frames: int, count: int) -> list[int]:
     return [int(distance / 2) + round(distance * k) for k in range(count)]
 
 
-def either_order(pieces: Items[Piece], generator: np.random.Generator, behind: float = 0.5) -> list[Piece]:
+def either_order(pieces: Items[Piece], generator: np.random.Generator, behind: float) -> list[Piece]:
     """Each picture before or, so often, behind the text that follows it (section 3.1)."""
     ordered = list(pieces)
     at = 0
