@@ -31,7 +31,7 @@ from plait.generate.sampling import Sampling
 from plait.text.requests import DRAW
 
 CAPTION_TOKENS = 96  # three objects take about 30 words, of one or two tokens in a vocabulary learned on captions
-ANSWER_TOKENS = 24
+ANSWER_TOKENS = 64
 MAJORITY_QUESTIONS = 5000
 EMPTY = Scene(())  # the picture of it is the background alone
 

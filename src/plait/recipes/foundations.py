@@ -27,7 +27,7 @@ from plait.objectives.diffusion import DrawEmbedding, DrawText, GiveBack
 from plait.objectives.masked_image import MaskedImage, Predictor
 from plait.objectives.qformer import ReadAndTell
 from plait.objectives.tokens import NextToken
-from plait.recipes.cm3leon import texts
+from plait.recipes.cm3leon import HARD, texts
 from plait.systems.foundations import DRAWERS, TINY, Foundations, FoundationsConfig
 from plait.text.pieces import SentencePiece
 from plait.text.templates import CLOSE, INSTRUCTIONS, OPEN
@@ -40,7 +40,9 @@ PACK = 480  # inputs of a row: some 16 pairs
 WINDOW = 2048  # documents planned together: more than a step takes, or they would be laid out again and again
 SAID = {"caption": 0.1, "describe": 0.2, "questions": 0.7}
 """Texts: what is told of a scene, alone, and with what is asked about it."""
-TALKED = {"shapes": 0.85, "told": 0.15}
+SHOWN = {"caption": 0.15, "describe": 0.15, "questions": 0.7}
+"""The same of pictures. Answers behind their steps teach to see, too: each step names what is in the picture."""
+TALKED = {"shapes": 0.9, "told": 0.1}
 """What the bridge is on: pictures, and texts alone."""
 PICTURED = {"shapes": 0.7, "styles": 0.3}
 """What is drawn from embeddings, which hold styles too: systems put pictures together in the style of others."""
@@ -54,7 +56,15 @@ def tiny() -> Recipe:
         "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 1.0})
     }
     talks: dict[str, Source] = {
-        "shapes": Shapes(seed=SEED + 1, length=1_000_000, objects=(1, 1, 2, 3), mix={"caption": 0.7, "describe": 0.3}),
+        "shapes": Shapes(
+            seed=SEED + 1,
+            length=1_000_000,
+            objects=(1, 2, 2, 3),
+            mix=SHOWN,
+            questions_each=8,
+            asks=HARD,
+            steps=True,
+        ),
         "told": _told(SAID),
     }
     return Recipe(
@@ -63,9 +73,9 @@ def tiny() -> Recipe:
         stages=(
             clip_stage(config, pairs, steps=200),
             eva_stage(config, pairs, steps=40),
-            language_stage(steps=750),
-            bridge_stage(talks, steps=350, shares=TALKED),
-            qformer_stage(pairs, steps=150),
+            language_stage(steps=400),
+            bridge_stage(talks, steps=700, shares=TALKED),
+            qformer_stage(pairs, steps=100),
         ),
         tasks=(
             ShapesRetrieval(seed=SEED + 2),
@@ -294,7 +304,8 @@ def _matrices(*train: str, lr: float = 0.02) -> Optimiser:
 
 
 def _told(mix: dict[str, float]) -> Told:
-    return Told(shapes=Shapes(seed=SEED, length=1_000_000, objects=(1, 2, 3), questions_each=8), mix=mix)
+    shapes = Shapes(seed=SEED, length=1_000_000, objects=(1, 2, 3), questions_each=8, steps=True)
+    return Told(shapes=shapes, mix=mix)
 
 
 def build(config: FoundationsConfig, source: Source) -> Foundations:

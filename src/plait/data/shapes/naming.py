@@ -55,8 +55,16 @@ def names_of(scene: Scene, item: Object, without: str, options: tuple[Named, ...
 
 def name_of(scene: Scene, item: Object, without: str, chance: Chance, options: tuple[Named, ...] = NAMED) -> str | None:
     """A phrase that only this object of the scene answers to, and that does not tell the attribute `without`."""
+    named = named_by(scene, item, without, chance, options)
+    return None if named is None else phrase(item, named)
+
+
+def named_by(
+    scene: Scene, item: Object, without: str, chance: Chance, options: tuple[Named, ...] = NAMED
+) -> Named | None:
+    """The attributes of such a phrase."""
     fit = names_of(scene, item, without, options)
-    return phrase(item, chance.choice(fit)) if fit else None
+    return chance.choice(fit) if fit else None
 
 
 def _shared(item: Object, other: Object) -> Named:

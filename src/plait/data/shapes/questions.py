@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.language import PLACE_WORDS, bare
-from plait.data.shapes.naming import NUMBERS, Named, name_of, phrase, plural, value_of
+from plait.data.shapes.looking import YES, called, either, look, the, valued
+from plait.data.shapes.naming import NUMBERS, Named, name_of, named_by, phrase, plural, value_of
 from plait.data.shapes.split import another
 from plait.data.shapes.world import OPPOSITE, VALUES, Object, Scene
 
@@ -40,7 +41,15 @@ class Question:
     text: str
     answer: str
     seen: bool = True
+    steps: tuple[str, ...] = ()
+    """What is looked at, one after the other, and whether it is what is asked about."""
 
+    def said(self, steps: bool) -> str:
+        """The answer, alone or behind the steps that lead to it."""
+        return f"{', '.join(self.steps)}{SO}{self.answer}" if steps else self.answer
+
+
+SO = ": "
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "colour": (
@@ -98,8 +107,13 @@ def questions(
 
 
 def correct(question: Question, answer: str) -> bool:
-    """Whether the answer is the right one, up to case, outer white space and a final dot."""
-    return bare(answer) == question.answer
+    """Whether the answer is the right one, up to case, outer white space and a final dot; steps are not judged."""
+    return bare(concluded(answer)) == question.answer
+
+
+def concluded(answer: str) -> str:
+    """What stands behind the last ": "; all of it without one."""
+    return answer.rpartition(SO)[2]
 
 
 def _question(
@@ -114,7 +128,8 @@ def _question(
     held_out = () if train else HELD_OUT_WORDINGS.get(made.form, ())
     wordings = WORDINGS[made.form] + held_out
     pick = chance.below(len(wordings))
-    question = Question(kind, wordings[pick].format(**made.words), made.answer, pick < len(WORDINGS[made.form]))
+    text, seen = wordings[pick].format(**made.words), pick < len(WORDINGS[made.form])
+    question = Question(kind, text, made.answer, seen, made.steps)
     return question, made.sense or (made.form, *made.words.values())
 
 
@@ -126,6 +141,7 @@ class _Made:
     answer: str
     words: dict[str, str]
     sense: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
 
 
 def _attribute(attribute: str) -> Callable[[Scene, Chance, bool], _Made | None]:
@@ -133,10 +149,12 @@ def _attribute(attribute: str) -> Callable[[Scene, Chance, bool], _Made | None]:
 
     def make(scene: Scene, chance: Chance, train: bool) -> _Made | None:
         item = chance.choice(scene.objects)
-        name = name_of(scene, item, attribute, chance)
-        if name is None:
+        named = named_by(scene, item, attribute, chance)
+        if named is None:
             return None
-        return _Made(attribute, value_of(item, attribute), {"a": "the " + name}, sense=(attribute, item.place))
+        steps = look(scene, named | {attribute}, the(item))
+        words = {"a": "the " + phrase(item, named)}
+        return _Made(attribute, value_of(item, attribute), words, sense=(attribute, item.place), steps=steps)
 
     return make
 
@@ -144,13 +162,15 @@ def _attribute(attribute: str) -> Callable[[Scene, Chance, bool], _Made | None]:
 def _count(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     attribute = chance.choice(("colour", "shape", "size", "all"))
     if attribute == "all":
-        return _Made("count", NUMBERS[len(scene)], {"b": "objects"})
+        steps = look(scene, frozenset({"shape"}), lambda item: YES)
+        return _Made("count", NUMBERS[len(scene)], {"b": "objects"}, steps=steps)
     present = [value_of(item, attribute) for item in scene.objects]
     counts = sorted({present.count(value) for value in VALUES[attribute]})
     # each count as likely, but for none: it fits every scene, and would be the answer half the time
     wanted = int(chance.weighted({str(count): 1.0 if count else 0.8 for count in counts}))
     value = chance.choice([value for value in VALUES[attribute] if present.count(value) == wanted])
-    return _Made("count", NUMBERS[wanted], {"b": plural(attribute, value)})
+    steps = look(scene, frozenset({attribute}), valued(attribute, value))
+    return _Made("count", NUMBERS[wanted], {"b": plural(attribute, value)}, steps=steps)
 
 
 def _relation(scene: Scene, chance: Chance, train: bool) -> _Made | None:
@@ -160,19 +180,20 @@ def _relation(scene: Scene, chance: Chance, train: bool) -> _Made | None:
         beside = [item for item in scene.objects if item.lies(relation, anchor)]
         name = name_of(scene, anchor, "place", chance) if len(beside) == 1 else None
         if name is not None:
-            return _beside(scene, beside[0], relation, "the " + name, chance)
+            return _beside(scene, beside[0], relation, anchor, "the " + name, chance)
     return None
 
 
-def _beside(scene: Scene, item: Object, relation: str, anchor: str, chance: Chance) -> _Made | None:
+def _beside(scene: Scene, item: Object, relation: str, other: Object, anchor: str, chance: Chance) -> _Made | None:
     if chance.unit() < 2 / 3:
-        return _Made("beside", f"{item.colour} {item.shape}", {"a": anchor, "r": relation})
+        steps = (other.place, item.place)
+        return _Made("beside", f"{item.colour} {item.shape}", {"a": anchor, "r": relation}, steps=steps)
     name = name_of(scene, item, "place", chance)
     if name is None:
         return None
     yes = chance.unit() < 0.5
     words = {"a": "the " + name, "b": anchor, "r": relation if yes else OPPOSITE[relation]}
-    return _Made("is beside", "yes" if yes else "no", words)
+    return _Made("is beside", "yes" if yes else "no", words, steps=(item.place, other.place))
 
 
 def _comparison(scene: Scene, chance: Chance, train: bool) -> _Made | None:
@@ -191,7 +212,9 @@ def _more(scene: Scene, chance: Chance) -> _Made | None:
     yes = chance.unit() < 0.5
     if yes != (difference > 0):
         many, few = few, many
-    return _Made("more", "yes" if yes else "no", {"a": plural(attribute, many), "b": plural(attribute, few)})
+    words = {"a": plural(attribute, many), "b": plural(attribute, few)}
+    steps = look(scene, frozenset({attribute}), valued(attribute, many, few))
+    return _Made("more", "yes" if yes else "no", words, steps=steps)
 
 
 def _larger(scene: Scene, chance: Chance) -> _Made | None:
@@ -200,10 +223,13 @@ def _larger(scene: Scene, chance: Chance) -> _Made | None:
     first, second = chance.sample(scene.objects, 2)
     if first.size == second.size:
         return None
-    name, other = name_of(scene, first, "size", chance, _SHORT), name_of(scene, second, "size", chance, _SHORT)
-    if name is None or other is None:
+    one, two = named_by(scene, first, "size", chance, _SHORT), named_by(scene, second, "size", chance, _SHORT)
+    if one is None or two is None:
         return None
-    return _Made("larger", name if first.size == "large" else other, {"a": "the " + name, "b": "the " + other})
+    name, other = phrase(first, one), phrase(second, two)
+    steps = look(scene, one | two | {"size"}, either(first, second))
+    words = {"a": "the " + name, "b": "the " + other}
+    return _Made("larger", name if first.size == "large" else other, words, steps=steps)
 
 
 def _same(scene: Scene, chance: Chance) -> _Made | None:
@@ -212,35 +238,42 @@ def _same(scene: Scene, chance: Chance) -> _Made | None:
     first, second = chance.sample(scene.objects, 2)
     attribute = chance.choice(("colour", "shape", "size"))
     same = value_of(first, attribute) == value_of(second, attribute)
-    name, other = name_of(scene, first, attribute, chance), name_of(scene, second, attribute, chance)
-    if name is None or other is None or (not same and chance.unit() > _SAME_TO_DIFFERENT[attribute]):
+    one, two = named_by(scene, first, attribute, chance), named_by(scene, second, attribute, chance)
+    if one is None or two is None or (not same and chance.unit() > _SAME_TO_DIFFERENT[attribute]):
         return None
-    words = {"a": "the " + name, "b": "the " + other, "r": attribute}
-    return _Made("same", "yes" if same else "no", words)
+    words = {"a": "the " + phrase(first, one), "b": "the " + phrase(second, two), "r": attribute}
+    steps = look(scene, one | two | {attribute}, either(first, second))
+    return _Made("same", "yes" if same else "no", words, steps=steps)
 
 
 def _yes_no(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     item = chance.choice(scene.objects)
     attribute = chance.choice(tuple(VALUES))
-    name = name_of(scene, item, attribute, chance)
-    if name is None:
+    named = named_by(scene, item, attribute, chance)
+    if named is None:
         return None
     yes = chance.unit() < 0.5
     value = value_of(item, attribute) if yes else another(item, attribute, chance, train)
     said = f"a {value}" if attribute == "shape" else PLACE_WORDS[value][0] if attribute == "place" else value
-    return _Made("yes-no", "yes" if yes else "no", {"a": "the " + name, "b": said})
+    steps = (*look(scene, named | {attribute}, the(item)), value_of(item, attribute))
+    return _Made("yes-no", "yes" if yes else "no", {"a": "the " + phrase(item, named), "b": said}, steps=steps)
 
 
 def _existence(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     named = chance.choice(_EXISTING)
     if chance.unit() < 0.5:
-        return _Made("existence", "yes", {"a": "a " + phrase(chance.choice(scene.objects), frozenset(named))})
+        wanted = phrase(chance.choice(scene.objects), frozenset(named))
+        return _Made("existence", "yes", {"a": "a " + wanted}, steps=_find(scene, wanted, frozenset(named)))
     for _ in range(8):  # a near miss may be there by chance
         item, changed = chance.choice(scene.objects), chance.choice(named)
         missing = phrase(item.changed(changed, another(item, changed, chance, train)), frozenset(named))
         if all(phrase(other, frozenset(named)) != missing for other in scene.objects):
-            return _Made("existence", "no", {"a": "a " + missing})
+            return _Made("existence", "no", {"a": "a " + missing}, steps=_find(scene, missing, frozenset(named)))
     return None
+
+
+def _find(scene: Scene, name: str, named: Named) -> tuple[str, ...]:
+    return look(scene, named, called(name, named))
 
 
 # How often two objects share the attribute, over how often they differ (and can be named without it), in scenes of two:

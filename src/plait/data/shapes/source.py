@@ -45,6 +45,7 @@ class Shapes:
         mix: share of each kind of document; they need not sum to one.
         questions_each: questions of an example; its document holds one to all of them.
         asks: share of each kind of question.
+        steps: answers stand behind the steps that lead to them (`plait.data.shapes.looking`).
         pairs: "held-out" for test scenes with at least one pair of colour and shape that never occurs in training.
 
     Raises:
@@ -60,6 +61,7 @@ class Shapes:
     questions_each: int = 4
     asks: Mapping[str, float] = field(default_factory=lambda: dict(questions.KINDS))
     pairs: Pairs = "seen"
+    steps: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in STREAMS:
@@ -110,7 +112,7 @@ class Shapes:
         said: list[tuple[str, str]] = []
         if kind != "describe":
             asked = 1 + chance.below(self.questions_each)
-            said = [(question.text, question.answer) for question in self._questions(i, scene)[:asked]]
+            said = [(question.text, question.said(self.steps)) for question in self._questions(i, scene)[:asked]]
         if kind != "questions":
             described = chance.choice(language.REQUESTS), self._caption(i, scene).text
             said.insert(chance.below(len(said) + 1), described)

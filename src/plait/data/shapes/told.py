@@ -68,7 +68,7 @@ class Told:
         scene = tell(example.scene, chance)
         if kind == "describe":
             return asked(scene, [(chance.choice(language.REQUESTS), example.caption)])
-        return asked(scene, [(question.text, question.answer) for question in example.questions])
+        return asked(scene, [(question.text, question.said(self.shapes.steps)) for question in example.questions])
 
 
 def tell(scene: Scene, chance: Chance) -> str:
