@@ -217,6 +217,12 @@ def test_what_cannot_be_drawn_is_refused(picture: Picture) -> None:
         replace(TINY, language=replace(TINY.language, width=64))
 
 
+@pytest.mark.parametrize("behind", [-0.1, 1.5])
+def test_an_order_is_a_probability(behind: float) -> None:
+    with pytest.raises(ConfigError, match=f"probability {behind}: give one from 0 to 1"):
+        replace(TINY, behind=behind)
+
+
 def test_schedulers_go_by_name() -> None:
     made = Emu(TINY, WORDS).eval()
     assert made.decoder is not None

@@ -120,6 +120,8 @@ class EmuConfig:
                 f"a U-Net that looks at vectors of width {width} for those of a language model of "
                 f"{self.language.width}: both must be the same"
             )
+        if not 0 <= self.behind <= 1:
+            raise ConfigError(f"pictures stand behind their text with probability {self.behind}: give one from 0 to 1")
 
 
 STABLE_DIFFUSION = DiffusionConfig(  # 1.5, with wider cross-attention; diffusers' own defaults are its sizes
