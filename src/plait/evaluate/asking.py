@@ -11,8 +11,7 @@ from plait.data.shapes.source import Shapes
 from plait.document import Document, Text, joined
 from plait.errors import ConfigError
 from plait.evaluate.examples import without_pictures
-from plait.evaluate.prompting import ANSWER_TOKENS
-from plait.evaluate.shapes import CAPTION_TOKENS, Held, Item
+from plait.evaluate.shapes import ANSWER_TOKENS, CAPTION_TOKENS, Held, Item
 from plait.generate.engine import Settings
 from plait.generate.model import Model
 from plait.text.instructions import LOOK, asked_of, step_two

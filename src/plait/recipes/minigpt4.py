@@ -184,7 +184,9 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
     crowd = (1, 2, 2, 3)
     web = WebCaptions(shapes=Shapes(seed=first, length=1_000_000, objects=crowd))
     captioned = Shapes(seed=second, length=TINY_DESCRIPTIONS, objects=crowd, mix={"draw": 1.0})
-    talks = Shapes(seed=third, length=1_000_000, objects=crowd, mix=TINY_QUESTIONS, asks=HARD, questions_each=8)
+    talks = Shapes(
+        seed=third, length=1_000_000, objects=crowd, mix=TINY_QUESTIONS, asks=HARD, questions_each=8, steps=True
+    )
     return Recipe(
         name="minigpt4/tiny",
         build=functools.partial(founded, foundations, seed),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from plait.data.shapes.questions import Question
 from plait.data.shapes.source import Shapes
 from plait.data.shapes.world import SceneImage
 from plait.document import Document, Image, Piece, Text
@@ -55,7 +56,10 @@ class Looked:
         if form == "look":
             return Document([*picture, Text(f"{LOOK} {caption}.")])
         if form == "direct":
-            said = f"{asked_of(question.text)} {question.answer}."
             more = others[: chance.below(len(others) + 1)]
-            return Document([*picture, Text(" ".join([said, *(f"{one.text} {one.answer}." for one in more)]))])
-        return Document([*picture, Text(f"{step_two(caption, question.text)} {question.answer}.")])
+            said = [(asked_of(question.text), question), *((one.text, one) for one in more)]
+            return Document([*picture, Text(" ".join(f"{text} {self._answer(one)}" for text, one in said))])
+        return Document([*picture, Text(f"{step_two(caption, question.text)} {self._answer(question)}")])
+
+    def _answer(self, question: Question) -> str:
+        return f"{question.said(self.shapes.steps)}."
