@@ -40,8 +40,9 @@ from plait.train.stage import Optimiser, Probe, Recipe, Schedule, Stage, Update
 SEED = 20230905
 TOKENIZER_TEXTS = 3000  # documents that the BPE is learned from
 DRAWING = Sampling(temperature=0.3, top_p=0.9)
-MIX = {"draw": 0.42, "describe": 0.26, "questions": 0.32}
-"""Kinds of document. One question each: behind several, an answer is harder to learn than they save."""
+MIX = {"draw": 0.5, "describe": 0.14, "questions": 0.36}
+"""Kinds of document. One question each: behind several, an answer is harder to learn than they save. The steps before
+an answer name what there is, so that few have to be descriptions."""
 BEST_OF = 4  # drawings of a caption, ranked by the model itself
 HARD = {kind: share if kind in ("colour", "shape", "place") else 2 * share for kind, share in KINDS.items()}
 """What is asked in training: captions teach colours, shapes and places already."""
@@ -84,7 +85,7 @@ def _shapes() -> Recipe:
         seed=SEED, length=1_000_000, objects=(4, 5, 6, 7, 8, 9), mix={"draw": 1.0}
     )  # crowded: more to learn
     documents = Shapes(
-        seed=SEED + 1, length=1_000_000, objects=(1, 2, 2, 2, 2, 3), mix=MIX, questions_each=1, asks=HARD
+        seed=SEED + 1, length=1_000_000, objects=(1, 2, 2, 2, 2, 3), mix=MIX, questions_each=1, asks=HARD, steps=True
     )
     seen, tuned = _cases(SEED, PICTURED), _cases(SEED + 4, TUNED)
     held = Held(seed=SEED + 2)
@@ -261,8 +262,8 @@ def _shapes_probes() -> tuple[Probe, ...]:
             ),
             Probe(
                 prompt=Document([Turn("user", [picture, question.text])]),
-                settings=Settings(max_new_tokens=16),
-                reference=question.answer,
+                settings=Settings(max_new_tokens=64),
+                reference=question.said(steps=True),
             ),
         ]
     return tuple(probes)

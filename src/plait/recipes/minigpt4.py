@@ -241,7 +241,7 @@ def _probes() -> Iterable[Probe]:
         picture = Image(example.scene.draw(held.resolution))
         question = example.questions[0]
         request = language.REQUESTS[number % len(language.REQUESTS)]
-        for asked, told in ((request, example.caption), (question.text, question.answer)):
+        for asked, told in ((request, example.caption), (question.text, question.said(steps=True))):
             yield Probe(
                 prompt=Document([Turn("user", [picture, asked])]), settings=Settings(max_new_tokens=64), reference=told
             )

@@ -653,7 +653,7 @@ def _probes() -> Iterator[Probe]:
     said, drawn = Settings(max_new_tokens=64), Settings(max_new_tokens=32, image=DRAWING)
     for example in held.examples():
         picture, question = Image(example.scene.draw(held.resolution)), example.questions[0]
-        for asked, told in ((language.REQUESTS[0], example.caption), (question.text, question.answer)):
+        for asked, told in ((language.REQUESTS[0], example.caption), (question.text, question.said(steps=True))):
             yield Probe(prompt=Document([Turn("user", [picture, asked])]), settings=said, reference=told)
         yield Probe(prompt=Document([example.caption, Blank("image")]), settings=drawn)
     yield Probe(
