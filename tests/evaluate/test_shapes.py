@@ -122,6 +122,23 @@ def test_who_knows_scores_one(perfect):
         assert scores["blind_accuracy"] < 0.9, kind
 
 
+def test_steps_before_an_answer_are_not_judged():
+    class Reasoning(Oracle):
+        """Answers rightly behind steps, which are right or wrong."""
+
+        def __init__(self, held, steps):
+            super().__init__(held)
+            for item in held.items():
+                for question in item.example.questions:
+                    self.answers[item.example.scene, question.text] = f"{steps}: {question.answer}"
+
+    for steps in ("red circle yes", "circle: no"):
+        assert ShapesQuestions(held=HELD).run(Reasoning(HELD, steps))["accuracy"] == 1
+    reversed_ = Reasoning(HELD, "red circle yes")
+    reversed_.answers = {key: " : ".join(answer.split(": ")[::-1]) for key, answer in reversed_.answers.items()}
+    assert ShapesQuestions(held=HELD).run(reversed_)["accuracy"] == 0
+
+
 def test_the_best_of_several_drawings_is_the_one_that_the_model_would_describe_so():
     scores = ShapesDraw(held=HELD, best_of=3).run(Picky(HELD))
     assert scores["object_accuracy"] == 1

@@ -173,7 +173,9 @@ class ShapesDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesQuestions:
-    """Answer questions on the picture, in the right words and no others.
+    """Answer questions on the picture, in the right words and no others, but for steps that stand before them.
+
+    Steps (`Shapes.steps`) are not judged.
 
     Two figures tell how far that goes without looking: `blind_accuracy`, the same model before the picture of an empty
     scene, which keeps the document's form; and `majority_accuracy`, the most frequent answer to the same text (or, if
