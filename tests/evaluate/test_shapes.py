@@ -135,7 +135,7 @@ def test_steps_before_an_answer_are_not_judged():
     for steps in ("red circle yes", "circle: no"):
         assert ShapesQuestions(held=HELD).run(Reasoning(HELD, steps))["accuracy"] == 1
     reversed_ = Reasoning(HELD, "red circle yes")
-    reversed_.answers = {key: " : ".join(answer.split(": ")[::-1]) for key, answer in reversed_.answers.items()}
+    reversed_.answers = {key: ": ".join(answer.split(": ")[::-1]) for key, answer in reversed_.answers.items()}
     assert ShapesQuestions(held=HELD).run(reversed_)["accuracy"] == 0
 
 

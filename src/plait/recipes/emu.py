@@ -46,7 +46,7 @@ from plait.objectives.denoising import Denoise, ToDraw
 from plait.objectives.tokens import NextToken
 from plait.objectives.vectors import NextTokenAndVector
 from plait.recipes.cm3leon import HARD, sources_of
-from plait.recipes.foundations import ensure_drawers
+from plait.recipes.foundations import ensure_drawers, matrices, of_tower
 from plait.systems.emu import CANVAS, EMU_I, TINY, WORDS, Emu, vocabulary
 from plait.systems.foundations import Foundations
 from plait.train.adapters import Adapt
@@ -362,9 +362,7 @@ def _tiny_read(
         seeing: factor on the rate of what reads pictures. In the first stage 1: slower, tower and words leave the new
             part between them nothing to tell.
     """
-    blocks = ("language.decoder.blocks.*.", "vision.blocks.*.", "cformer.blocks.*.")
-    writes, *reads = [tuple(f"{part}{within}.*.weight" for within in ("attention", "mlp")) for part in blocks]
-    seen = (*reads[0], *reads[1], "cformer.blocks.*.cross.*.weight")
+    reads = (*of_tower("vision"), *of_tower("cformer"), "cformer.blocks.*.cross.*.weight")
     return Stage(
         name=name,
         data=Data(sources=tiny_pages(seed, shares), shares=shares, rows=24, length=320, seed=seed),
@@ -372,8 +370,8 @@ def _tiny_read(
             Update(
                 objective=NextTokenAndVector(weight=1.0 if regression else 0.0),
                 optimisers=(
-                    Optimiser(train=writes, kind="muon", lr=0.02, betas=(0.95, 0.0)),
-                    Optimiser(train=seen, kind="muon", lr=0.02 * seeing, betas=(0.95, 0.0)),
+                    matrices(*of_tower("language.decoder")),
+                    matrices(*reads, lr=0.02 * seeing),
                     Optimiser(train=("language.*", "regression.*"), lr=3e-3),
                     Optimiser(train=("vision.*", "vision_norm.*", "cformer.*", "projection.*"), lr=3e-3 * seeing),
                 ),

@@ -116,7 +116,7 @@ def clip_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int
         "clip",
         Data(sources=sources, rows=14, length=PACK, window=WINDOW, seed=SEED + 1),
         Contrast(),
-        _matrices(*_of_tower("clip.*")),
+        matrices(*of_tower("clip.*")),
         Optimiser(train=("clip.*",), lr=3e-3),
         steps=steps,
     )
@@ -130,7 +130,7 @@ def eva_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int)
             sources=sources, rows=256, length=config.blip2.vectors - 1, reads="pictures", window=WINDOW, seed=SEED + 2
         ),
         MaskedImage(),
-        _matrices(*_of_tower("blip2.vision")),
+        matrices(*of_tower("blip2.vision")),
         Optimiser(train=("blip2.vision.*", "predictor:*"), lr=3e-3),
         before=(begin_eva,),
         companions={"predictor": predictor},
@@ -144,7 +144,7 @@ def language_stage(steps: int) -> Stage:
         "language",
         Data(sources={"told": _told(SAID)}, rows=16, length=256, window=64, seed=SEED),
         NextToken(),
-        _matrices(*_OF_LANGUAGE),
+        matrices(*_OF_LANGUAGE),
         Optimiser(train=("blip2.language.*",), lr=6e-3),
         steps=steps,
         schedule=Schedule(warmup=30),
@@ -161,7 +161,7 @@ def bridge_stage(sources: dict[str, Source], steps: int, shares: Mapping[str, fl
         "bridge",
         Data(sources=sources, shares=shares or {}, rows=16, length=PACK, window=WINDOW, seed=SEED + 4),
         NextToken(),
-        _matrices(*_of_qformer("blip2.qformer"), *_of_tower("blip2.vision"), *_OF_LANGUAGE),
+        matrices(*of_qformer("blip2.qformer"), *of_tower("blip2.vision"), *_OF_LANGUAGE),
         Optimiser(train=("blip2.*",), lr=3e-3),
         steps=steps,
     )
@@ -173,7 +173,7 @@ def qformer_stage(sources: dict[str, Source], steps: int) -> Stage:
         "qformer",
         Data(sources=sources, rows=8, length=PACK, window=WINDOW, seed=SEED + 3),
         ReadAndTell(),
-        _matrices(*_of_qformer("qformer"), lr=0.03),
+        matrices(*of_qformer("qformer"), lr=0.03),
         Optimiser(train=("qformer.*", "heads_of_qformer.*"), lr=3e-3),
         before=(begin_qformer,),
         steps=steps,
@@ -197,7 +197,7 @@ def unclip_stage(sources: dict[str, Source], steps: int, shares: Mapping[str, fl
         "unclip",
         _pictures(sources, shares, rows=32, seed=SEED + 6),
         DrawEmbedding(),
-        _matrices(*_of_tower("embedder.image"), lr=0.01),
+        matrices(*of_tower("embedder.image"), lr=0.01),
         Optimiser(train=("unclip.diffusion.unet.*", "unclip.diffusion.canvas.*", "embedder.*"), lr=2e-3),
         before=(Whiten(source=next(iter(sources.values()))), begin_unclip),
         steps=steps,
@@ -211,7 +211,7 @@ def painter_stage(sources: dict[str, Source], steps: int) -> Stage:
         "painter",
         Data(sources=sources, rows=2, length=PACK, window=WINDOW, seed=SEED + 7),
         DrawText(),
-        _matrices(*_of_tower("prompter"), lr=0.01),
+        matrices(*of_tower("prompter"), lr=0.01),
         Optimiser(train=("painter.diffusion.unet.*", "painter.diffusion.canvas.*", "prompter.*"), lr=4e-3),
         before=(begin_painter,),
         steps=steps,
@@ -242,12 +242,12 @@ def _stage(name: str, data: Data, objective: Objective, *optimisers: Optimiser, 
 _OF_LANGUAGE = ("blip2.language.decoder.*.attention.*", "blip2.language.decoder.*.mlp.*")
 
 
-def _of_tower(name: str) -> tuple[str, ...]:
+def of_tower(name: str) -> tuple[str, ...]:
     """The matrices of a tower's blocks."""
     return tuple(f"{name}.blocks.*.{part}.*.weight" for part in ("attention", "mlp"))
 
 
-def _of_qformer(name: str) -> tuple[str, ...]:
+def of_qformer(name: str) -> tuple[str, ...]:
     """The matrices of a Q-Former's blocks."""
     return tuple(f"{name}.blocks.*{part}.part.*.weight" for part in (".attention", ".cross", "mlp"))
 
@@ -298,7 +298,7 @@ def _take(into: nn.Module, learned: nn.Module) -> None:
     into.load_state_dict({**own, **fitting})
 
 
-def _matrices(*train: str, lr: float = 0.02) -> Optimiser:
+def matrices(*train: str, lr: float = 0.02) -> Optimiser:
     """Muon, for the matrices of blocks."""
     return Optimiser(train=train, kind="muon", lr=lr, betas=(0.95, 0.0))
 

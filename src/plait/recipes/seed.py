@@ -46,7 +46,7 @@ from plait.nn.quantise import CodebookUpkeep, alike
 from plait.objectives.seed_tokenizer import CausalContrast, CodesAndEmbedding
 from plait.objectives.tokens import NextToken
 from plait.recipes.cm3leon import DRAWING, HARD
-from plait.recipes.foundations import ensure_drawers
+from plait.recipes.foundations import ensure_drawers, matrices, of_qformer
 from plait.systems.foundations import Foundations
 from plait.systems.seed import TINY, TOKENIZER, Seed, SeedConfig, grown, vocabulary, with_codes
 from plait.train.adapters import Adapt, merge
@@ -382,7 +382,7 @@ def _update(trained: tuple[str, ...], lr: float) -> Update:
 FROM_FOUNDATIONS = {"vision": "eva", "vision_norm": "vision_norm", "decoder": "unclip"}
 TINY_STEPS = {"contrast": 200, "codes": 3000, "pretrain": 300, "whole": 1700, "instruct": 1500}
 TINY_LORA = replace(LORA, dropout=0.0)
-_OF_QFORMER = tuple(f"tokenizer.qformer.blocks.*{part}.part.*.weight" for part in (".attention", ".cross", "mlp"))
+_OF_QFORMER = of_qformer("tokenizer.qformer")
 PAIRED = {"captions": 0.7, "styles": 0.3}
 """What pictures are compared with texts by; they also make the codebook, which must keep what is drawn later."""
 WOVEN = {"captions": 0.5, "stories": 0.15, "questions": 0.35}
@@ -497,7 +497,7 @@ def tiny_contrast(seed: int, steps: int) -> Stage:
         "contrast",
         {name: Shown(source=source) for name, source in _paired(seed).items()},
         CausalContrast(),
-        _muon(*_OF_QFORMER),
+        matrices(*_OF_QFORMER),
         Optimiser(train=(*(f"{part}*" for part in _COMPARED), "tokenizer.vision_norm.*"), lr=2e-3),
         shares=PAIRED,
         data={"rows": 128, "length": 127, "policy": "alone", "window": 2048},
@@ -518,7 +518,7 @@ def tiny_codes(seed: int, steps: int, drawers: str, tasks: tuple[Task, ...] = ()
         "codes",
         _paired(seed),
         CodesAndEmbedding(embedding=5.0),
-        _muon(*_OF_QFORMER, *(f"tokenizer.{way}.blocks.*.{part}.*.weight" for way, part in branches)),
+        matrices(*_OF_QFORMER, *(f"tokenizer.{way}.blocks.*.{part}.*.weight" for way, part in branches)),
         Optimiser(train=("tokenizer.qformer.*", *(f"{part}*" for part in _CODED)), lr=3e-3, betas=(0.9, 0.99)),
         shares=PAIRED,
         data={"rows": 128, "length": TINY.tokenizer.codes_per_image - 1, "reads": "pictures", "window": 2048},
@@ -550,7 +550,7 @@ def tiny_whole(seed: int, steps: int) -> Stage:
         "whole",
         _woven(seed),
         NextToken(kinds=("token", "code")),
-        _muon("language.decoder.*.attention.*.weight", "language.decoder.*.mlp.*.weight"),
+        matrices("language.decoder.*.attention.*.weight", "language.decoder.*.mlp.*.weight"),
         Optimiser(train=WHOLE, lr=3e-3),
         shares=WOVEN,
         before=(merge,),
@@ -593,11 +593,6 @@ def _tiny(
         seed=seed,
         **more,
     )
-
-
-def _muon(*train: str) -> Optimiser:
-    """For the matrices of blocks."""
-    return Optimiser(train=train, kind="muon", lr=0.02, betas=(0.95, 0.0))
 
 
 def _paired(seed: int) -> dict[str, Source]:

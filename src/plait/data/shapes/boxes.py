@@ -13,7 +13,7 @@ from plait.data.shapes.language import bare
 from plait.data.shapes.naming import name_of
 from plait.data.shapes.score import says
 from plait.data.shapes.split import draw_scene
-from plait.data.shapes.world import PLACES, Object, SceneImage
+from plait.data.shapes.world import Object, SceneImage
 from plait.document import Document, Image
 
 OBJECTS = (1, 2, 3)
@@ -72,7 +72,7 @@ class Boxes(Cases):
         if form == 1:
             asked, answer = READING.pick(chance, self.split).format(b=written(box(item))), kind(item)
             return Case.asked([image, asked], answer, partial(says, answer))
-        objects = sorted(scene.objects, key=lambda item: PLACES.index(item.place))
+        objects = scene.in_order
         answer = ", ".join(f"{kind(item)} {written(box(item))}" for item in objects)
         right = [(kind(item), box(item)) for item in objects]
         return Case.asked([image, LISTING.pick(chance, self.split)], answer, partial(_listed, right))

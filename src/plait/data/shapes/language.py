@@ -59,11 +59,8 @@ def caption(scene: Scene, chance: Chance, train: bool = True) -> Caption:
     """A caption of the scene; with `train` false, the held-out wordings may come too."""
     wording = chance.choice(WORDINGS if train else WORDINGS + HELD_OUT_WORDINGS)
     manner = chance.below(2), chance.below(2)
-    objects = list(scene.objects)
-    if chance.unit() < READING_ORDER:
-        objects.sort(key=lambda item: PLACES.index(item.place))
-    else:
-        objects = chance.sample(objects, len(objects))
+    ordered = chance.unit() < READING_ORDER
+    objects = scene.in_order if ordered else chance.sample(scene.objects, len(scene))
     return Caption(say(objects, wording, manner), wording in WORDINGS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from plait.data.shapes.naming import Named, phrase, value_of
-from plait.data.shapes.world import PLACES, Object, Scene
+from plait.data.shapes.world import Object, Scene
 
 ORDER = ("size", "colour", "shape", "place")
 YES, NO, FIRST, SECOND = "yes", "no", "first", "second"
@@ -13,9 +13,8 @@ YES, NO, FIRST, SECOND = "yes", "no", "first", "second"
 
 def look(scene: Scene, attributes: Named, said: Callable[[Object], str]) -> tuple[str, ...]:
     """ "small red circle no": the objects in the order of reading, by these attributes, and what is said of each."""
-    objects = sorted(scene.objects, key=lambda item: PLACES.index(item.place))
     shown = [name for name in ORDER if name in attributes]
-    return tuple(" ".join([*(value_of(item, name) for name in shown), said(item)]) for item in objects)
+    return tuple(" ".join([*(value_of(item, name) for name in shown), said(item)]) for item in scene.in_order)
 
 
 def the(meant: Object) -> Callable[[Object], str]:

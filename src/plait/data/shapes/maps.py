@@ -13,7 +13,7 @@ from plait.data.shapes import draw
 from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.score import drawing, overlap
 from plait.data.shapes.split import draw_scene
-from plait.data.shapes.world import PLACES, Scene, SceneImage
+from plait.data.shapes.world import Scene, SceneImage
 from plait.document import Document, Image
 
 OBJECTS = (1, 2, 3)
@@ -85,7 +85,7 @@ class Edges(Cases):
 
 def colours(scene: Scene) -> str:
     """The colours of the objects in reading order: "red, blue and red"."""
-    said = [item.colour for item in sorted(scene.objects, key=lambda item: PLACES.index(item.place))]
+    said = [item.colour for item in scene.in_order]
     return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
 
 

@@ -12,7 +12,7 @@ from plait.data.shapes.boxes import Box, box, iou, kind, written
 from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.score import drawing
 from plait.data.shapes.split import draw_scene
-from plait.data.shapes.world import PLACES, SceneImage
+from plait.data.shapes.world import SceneImage
 from plait.document import Document, Image
 
 OBJECTS = (1, 2, 3)
@@ -42,7 +42,7 @@ class Placements(Cases):
         """Case i."""
         chance = self.stream(i)
         scene = draw_scene(chance, OBJECTS, self.split)
-        objects = sorted(scene.objects, key=lambda item: PLACES.index(item.place))
+        objects = scene.in_order
         asked = [(kind(item), box(item)) for item in objects]
         listed = ", ".join(f"{name} {written(where)}" for name, where in asked)
         request = PLACING.pick(chance, self.split).format(listed)

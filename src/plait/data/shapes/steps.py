@@ -10,7 +10,7 @@ from plait.data.shapes import language, questions
 from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.score import says
 from plait.data.shapes.split import draw_scene
-from plait.data.shapes.world import PLACES, SceneImage
+from plait.data.shapes.world import SceneImage
 from plait.document import Document, Image
 
 OBJECTS = (2, 3)
@@ -40,7 +40,7 @@ class Steps(Cases):
         chance = self.stream(i)
         scene = draw_scene(chance, OBJECTS, self.split)
         question = questions.questions(scene, chance, 1, self.split != "test", ASKED)[0]
-        objects = sorted(scene.objects, key=lambda item: PLACES.index(item.place))
+        objects = scene.in_order
         answer = f"{language.say(objects, language.WORDINGS[0])} {SO} {question.answer}."
         asked = THINKING.pick(chance, self.split).format(q=question.text)
         image = Image(SceneImage(scene, self.resolution))

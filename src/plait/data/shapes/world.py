@@ -79,6 +79,11 @@ class Scene:
         return len(self.objects)
 
     @property
+    def in_order(self) -> list[Object]:
+        """The objects in the order of reading: from top left to bottom right."""
+        return sorted(self.objects, key=lambda item: PLACES.index(item.place))
+
+    @property
     def content(self) -> tuple[Facts, ...]:
         """The facts of the objects, sorted: equal for scenes that differ in noise or in order alone."""
         return tuple(sorted(item.facts for item in self.objects))
