@@ -6,7 +6,7 @@ import pytest
 
 from plait.data.shapes import Shapes
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.looking import FIRST, SECOND, called, either, look, the, valued
+from plait.data.shapes.looking import ANY, FIRST, SECOND, either, like, look, valued
 from plait.data.shapes.naming import NUMBERS
 from plait.data.shapes.questions import SO, concluded, correct, questions
 from plait.data.shapes.world import Object, Scene
@@ -17,34 +17,61 @@ RIGHT = Object("red", "square", "small", "right")
 SCENE = Scene((LOW, HIGH, RIGHT))
 
 
-def test_objects_stand_in_the_order_of_reading_by_what_is_asked_about():
-    shape = frozenset({"shape"})
-    assert look(SCENE, shape | {"colour"}, the(LOW)) == ("red circle no", "red square no", "blue circle yes")
-    assert look(SCENE, frozenset({"place", "size"}), either(RIGHT, HIGH)) == (
-        "large top left second",
-        "small right first",
-        "small bottom no",
+def test_objects_stand_in_the_order_of_reading_each_behind_what_is_sought():
+    shape, small = frozenset({"shape"}), frozenset({"size", "shape"})
+    assert look(SCENE, shape | {"colour"}, like(LOW, small)) == (
+        "small circle? red circle no",
+        "small circle? red square no",
+        "small circle? blue circle yes",
     )
-    assert look(SCENE, shape, called("square", shape)) == ("circle no", "square yes", "circle no")
-    assert look(SCENE, shape, valued("size", "small")) == ("circle no", "square yes", "circle yes")
-    assert look(SCENE, shape, valued("colour", "blue", "red")) == ("circle second", "square second", "circle first")
+    assert look(SCENE, frozenset({"place", "size"}), either(RIGHT, shape, HIGH, frozenset({"colour", "shape"}))) == (
+        "square or red circle? large top left second",
+        "square or red circle? small right first",
+        "square or red circle? small bottom no",
+    )
+    assert look(SCENE, shape, ANY) == ("circle yes", "square yes", "circle yes")
+    assert look(SCENE, shape, valued("size", "small")) == (
+        "small? circle no",
+        "small? square yes",
+        "small? circle yes",
+    )
+    assert look(SCENE, shape, valued("colour", "blue", "red")) == (
+        "blue or red? circle second",
+        "blue or red? square second",
+        "blue or red? circle first",
+    )
+
+
+def test_what_is_sought_need_not_be_there():
+    named = frozenset({"colour", "shape"})
+    assert look(SCENE, named, like(RIGHT.changed("colour", "blue"), named)) == (
+        "blue square? red circle no",
+        "blue square? red square no",
+        "blue square? blue circle no",
+    )
 
 
 def test_steps_of_questions_worked_out_by_hand():
     expected = {
-        "what colour is the small circle?": "large red circle no, small red square no, small blue circle yes: blue",
-        "where is the square?": "circle top left no, square right yes, circle bottom no: right",
-        "how many circles are there?": "circle yes, square no, circle yes: two",
+        "what colour is the small circle?": "small circle? large red circle no, small circle? small red square no, "
+        "small circle? small blue circle yes: blue",
+        "where is the square?": "square? circle top left no, square? square right yes, square? circle bottom no: right",
+        "how many circles are there?": "circle? circle yes, circle? square no, circle? circle yes: two",
         "how many objects are there?": "circle yes, square yes, circle yes: three",
-        "what is below the square?": "right, bottom: blue circle",
-        "is the square left of the blue object?": "right, bottom: no",
-        "are there more red objects than blue objects?": "red first, red first, blue second: yes",
-        "which is larger, the square or the red circle?": "large red circle second, small red square first, "
-        "small blue circle no: red circle",
-        "do the square and the blue circle have the same size?": "large red circle no, small red square first, "
-        "small blue circle second: yes",
-        "is the blue object a circle?": "red circle no, red square no, blue circle yes, circle: yes",
-        "is there a blue square?": "red circle no, red square no, blue circle no: no",
+        "what is below the square?": "square? red circle top left no, square? red square right yes, "
+        "square? blue circle bottom no: blue circle",
+        "is the square left of the blue object?": "square or blue? red circle top left no, "
+        "square or blue? red square right first, square or blue? blue circle bottom second: no",
+        "are there more red objects than blue objects?": "red or blue? red first, red or blue? red first, "
+        "red or blue? blue second: yes",
+        "which is larger, the square or the red circle?": "square or red circle? large red circle second, "
+        "square or red circle? small red square first, square or red circle? small blue circle no: red circle",
+        "do the square and the blue circle have the same size?": "square or blue circle? large red circle no, "
+        "square or blue circle? small red square first, square or blue circle? small blue circle second: yes",
+        "is the blue object a circle?": "blue? red circle no, blue? red square no, blue? blue circle yes, "
+        "circle? circle: yes",
+        "is there a blue square?": "blue square? red circle no, blue square? red square no, "
+        "blue square? blue circle no: no",
     }
     chance, made = Chance(2), {}
     for _ in range(3000):
@@ -77,9 +104,11 @@ def test_the_answer_follows_from_the_steps(train):
                     assert seen.count(FIRST) == seen.count(SECOND) == 1
                 case "yes-no":
                     assert seen.count("yes") == 1
-                    assert question.steps[-1] in question.steps[seen.index("yes")]
+                    said, found = question.steps[-1].split("? ")
+                    assert question.answer == ("yes" if said == found else "no")
+                    assert found in question.steps[seen.index("yes")]
                 case "relation":
-                    assert len(question.steps) == 2
+                    assert seen.count("yes") == 1 or seen.count(FIRST) == seen.count(SECOND) == 1
             assert not correct(question, f"{', '.join(question.steps)}{SO}never")
 
 

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from plait.data.shapes.naming import Named, phrase, value_of
+from plait.data.shapes.naming import Named, value_of
 from plait.data.shapes.world import Object, Scene
 
 ORDER = ("size", "colour", "shape", "place")
 YES, NO, FIRST, SECOND = "yes", "no", "first", "second"
 
 
-def look(scene: Scene, attributes: Named, said: Callable[[Object], str]) -> tuple[str, ...]:
-    """ "small red circle no": the objects in the order of reading, by these attributes, and what is said of each."""
-    shown = [name for name in ORDER if name in attributes]
-    return tuple(" ".join([*(value_of(item, name) for name in shown), said(item)]) for item in scene.in_order)
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What is looked for, said again before each object, and what is said of each.
+
+    A small model learns to compare what stands side by side far sooner than what stands sentences apart.
+    """
+
+    words: str
+    verdict: Callable[[Object], str]
 
 
-def the(meant: Object) -> Callable[[Object], str]:
-    """Yes for this object alone."""
-    return lambda item: YES if item is meant else NO
+ANY = Sought("", lambda item: YES)
 
 
-def either(first: Object, second: Object) -> Callable[[Object], str]:
-    """Which of the two it is, if any."""
-    return lambda item: FIRST if item is first else SECOND if item is second else NO
+def look(scene: Scene, attributes: Named, sought: Sought) -> tuple[str, ...]:
+    """ "red? blue circle no": the objects in the order of reading, by these attributes, and what is said of each."""
+    asked = [f"{sought.words}?"] if sought.words else []
+    return tuple(" ".join([*asked, *_facts(item, attributes), sought.verdict(item)]) for item in scene.in_order)
 
 
-def called(name: str, named: Named) -> Callable[[Object], str]:
-    """Yes for each object that this is a name of."""
-    return lambda item: YES if phrase(item, named) == name else NO
+def like(meant: Object, named: Named) -> Sought:
+    """Each object with these attributes of one."""
+    facts = _facts(meant, named)
+    return Sought(" ".join(facts), lambda item: YES if _facts(item, named) == facts else NO)
 
 
-def valued(attribute: str, value: str, other: str | None = None) -> Callable[[Object], str]:
-    """Yes for each object with the value; given another value, which of the two it has."""
-    said = {value: YES} if other is None else {value: FIRST, other: SECOND}
-    return lambda item: said.get(value_of(item, attribute), NO)
+def either(first: Object, one: Named, second: Object, two: Named) -> Sought:
+    """Two objects, each named by attributes of its own."""
+    words = " or ".join(" ".join(_facts(item, named)) for item, named in ((first, one), (second, two)))
+    return Sought(words, lambda item: FIRST if item is first else SECOND if item is second else NO)
+
+
+def valued(attribute: str, value: str, other: str | None = None) -> Sought:
+    """Each object with the value; given another value, which of the two it has."""
+    if other is None:
+        return Sought(value, lambda item: YES if value_of(item, attribute) == value else NO)
+    said = {value: FIRST, other: SECOND}
+    return Sought(f"{value} or {other}", lambda item: said.get(value_of(item, attribute), NO))
+
+
+def _facts(item: Object, attributes: Iterable[str]) -> list[str]:
+    return [value_of(item, name) for name in ORDER if name in attributes]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.language import PLACE_WORDS, bare
-from plait.data.shapes.looking import YES, called, either, look, the, valued
-from plait.data.shapes.naming import NUMBERS, Named, name_of, named_by, phrase, plural, value_of
+from plait.data.shapes.looking import ANY, NO, YES, either, like, look, valued
+from plait.data.shapes.naming import NUMBERS, Named, named_by, phrase, plural, value_of
 from plait.data.shapes.split import another
 from plait.data.shapes.world import OPPOSITE, VALUES, Object, Scene
 
@@ -152,7 +152,7 @@ def _attribute(attribute: str) -> Callable[[Scene, Chance, bool], _Made | None]:
         named = named_by(scene, item, attribute, chance)
         if named is None:
             return None
-        steps = look(scene, named | {attribute}, the(item))
+        steps = look(scene, named | {attribute}, like(item, named))
         words = {"a": "the " + phrase(item, named)}
         return _Made(attribute, value_of(item, attribute), words, sense=(attribute, item.place), steps=steps)
 
@@ -162,7 +162,7 @@ def _attribute(attribute: str) -> Callable[[Scene, Chance, bool], _Made | None]:
 def _count(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     attribute = chance.choice(("colour", "shape", "size", "all"))
     if attribute == "all":
-        steps = look(scene, frozenset({"shape"}), lambda item: YES)
+        steps = look(scene, frozenset({"shape"}), ANY)
         return _Made("count", NUMBERS[len(scene)], {"b": "objects"}, steps=steps)
     present = [value_of(item, attribute) for item in scene.objects]
     counts = sorted({present.count(value) for value in VALUES[attribute]})
@@ -178,22 +178,24 @@ def _relation(scene: Scene, chance: Chance, train: bool) -> _Made | None:
         relation = chance.choice(tuple(OPPOSITE))
         anchor = chance.choice(scene.objects)
         beside = [item for item in scene.objects if item.lies(relation, anchor)]
-        name = name_of(scene, anchor, "place", chance) if len(beside) == 1 else None
-        if name is not None:
-            return _beside(scene, beside[0], relation, anchor, "the " + name, chance)
+        named = named_by(scene, anchor, "place", chance) if len(beside) == 1 else None
+        if named is not None:
+            return _beside(scene, beside[0], relation, anchor, named, chance)
     return None
 
 
-def _beside(scene: Scene, item: Object, relation: str, other: Object, anchor: str, chance: Chance) -> _Made | None:
+def _beside(scene: Scene, item: Object, relation: str, other: Object, two: Named, chance: Chance) -> _Made | None:
+    anchor = "the " + phrase(other, two)
     if chance.unit() < 2 / 3:
-        steps = (other.place, item.place)
+        steps = look(scene, two | {"colour", "shape", "place"}, like(other, two))
         return _Made("beside", f"{item.colour} {item.shape}", {"a": anchor, "r": relation}, steps=steps)
-    name = name_of(scene, item, "place", chance)
-    if name is None:
+    one = named_by(scene, item, "place", chance)
+    if one is None:
         return None
     yes = chance.unit() < 0.5
-    words = {"a": "the " + name, "b": anchor, "r": relation if yes else OPPOSITE[relation]}
-    return _Made("is beside", "yes" if yes else "no", words, steps=(item.place, other.place))
+    words = {"a": "the " + phrase(item, one), "b": anchor, "r": relation if yes else OPPOSITE[relation]}
+    steps = look(scene, one | two | {"place"}, either(item, one, other, two))
+    return _Made("is beside", YES if yes else NO, words, steps=steps)
 
 
 def _comparison(scene: Scene, chance: Chance, train: bool) -> _Made | None:
@@ -214,7 +216,7 @@ def _more(scene: Scene, chance: Chance) -> _Made | None:
         many, few = few, many
     words = {"a": plural(attribute, many), "b": plural(attribute, few)}
     steps = look(scene, frozenset({attribute}), valued(attribute, many, few))
-    return _Made("more", "yes" if yes else "no", words, steps=steps)
+    return _Made("more", YES if yes else NO, words, steps=steps)
 
 
 def _larger(scene: Scene, chance: Chance) -> _Made | None:
@@ -227,7 +229,7 @@ def _larger(scene: Scene, chance: Chance) -> _Made | None:
     if one is None or two is None:
         return None
     name, other = phrase(first, one), phrase(second, two)
-    steps = look(scene, one | two | {"size"}, either(first, second))
+    steps = look(scene, one | two | {"size"}, either(first, one, second, two))
     words = {"a": "the " + name, "b": "the " + other}
     return _Made("larger", name if first.size == "large" else other, words, steps=steps)
 
@@ -242,8 +244,8 @@ def _same(scene: Scene, chance: Chance) -> _Made | None:
     if one is None or two is None or (not same and chance.unit() > _SAME_TO_DIFFERENT[attribute]):
         return None
     words = {"a": "the " + phrase(first, one), "b": "the " + phrase(second, two), "r": attribute}
-    steps = look(scene, one | two | {attribute}, either(first, second))
-    return _Made("same", "yes" if same else "no", words, steps=steps)
+    steps = look(scene, one | two | {attribute}, either(first, one, second, two))
+    return _Made("same", YES if same else NO, words, steps=steps)
 
 
 def _yes_no(scene: Scene, chance: Chance, train: bool) -> _Made | None:
@@ -255,25 +257,26 @@ def _yes_no(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     yes = chance.unit() < 0.5
     value = value_of(item, attribute) if yes else another(item, attribute, chance, train)
     said = f"a {value}" if attribute == "shape" else PLACE_WORDS[value][0] if attribute == "place" else value
-    steps = (*look(scene, named | {attribute}, the(item)), value_of(item, attribute))
-    return _Made("yes-no", "yes" if yes else "no", {"a": "the " + phrase(item, named), "b": said}, steps=steps)
+    steps = (*look(scene, named | {attribute}, like(item, named)), f"{value}? {value_of(item, attribute)}")
+    return _Made("yes-no", YES if yes else NO, {"a": "the " + phrase(item, named), "b": said}, steps=steps)
 
 
 def _existence(scene: Scene, chance: Chance, train: bool) -> _Made | None:
-    named = chance.choice(_EXISTING)
+    listed = chance.choice(_EXISTING)
+    named = frozenset(listed)
     if chance.unit() < 0.5:
-        wanted = phrase(chance.choice(scene.objects), frozenset(named))
-        return _Made("existence", "yes", {"a": "a " + wanted}, steps=_find(scene, wanted, frozenset(named)))
+        return _exists(scene, chance.choice(scene.objects), named, YES)
     for _ in range(8):  # a near miss may be there by chance
-        item, changed = chance.choice(scene.objects), chance.choice(named)
-        missing = phrase(item.changed(changed, another(item, changed, chance, train)), frozenset(named))
-        if all(phrase(other, frozenset(named)) != missing for other in scene.objects):
-            return _Made("existence", "no", {"a": "a " + missing}, steps=_find(scene, missing, frozenset(named)))
+        item, changed = chance.choice(scene.objects), chance.choice(listed)
+        missing = item.changed(changed, another(item, changed, chance, train))
+        if all(phrase(other, named) != phrase(missing, named) for other in scene.objects):
+            return _exists(scene, missing, named, NO)
     return None
 
 
-def _find(scene: Scene, name: str, named: Named) -> tuple[str, ...]:
-    return look(scene, named, called(name, named))
+def _exists(scene: Scene, wanted: Object, named: Named, answer: str) -> _Made:
+    steps = look(scene, named, like(wanted, named))
+    return _Made("existence", answer, {"a": "a " + phrase(wanted, named)}, steps=steps)
 
 
 # How often two objects share the attribute, over how often they differ (and can be named without it), in scenes of two:
