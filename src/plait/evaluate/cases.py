@@ -26,7 +26,7 @@ from plait.generate.engine import Settings
 from plait.generate.model import Model
 from plait.generate.sampling import Sampling
 
-ANSWER_TOKENS = 96
+ANSWER_TOKENS = 192
 LENGTH = 1_000_000  # of a source, whose first cases are scored
 
 Measure = Callable[[Case, Document], float]

@@ -28,6 +28,7 @@ from plait.data.shapes.contexts import Contexts
 from plait.data.shapes.episodes import Episodes
 from plait.data.shapes.looked import Looked
 from plait.data.shapes.stories import Stories
+from plait.data.shapes.styles import StyleDrawings, StyleNames
 from plait.data.shapes.told import Told
 from plait.data.shapes.videos import Videos
 from plait.data.shards import training
@@ -61,18 +62,21 @@ LENGTH = 1024  # inputs of the longest document
 CARDS = 24  # of the 128, on which a set is in one step; so five sets make the 82M samples of 10,000 steps
 LOOKED = 5  # pictures of a page
 
-TINY_STEPS = {"tower": 300, "pretrain": 1300, "visual_decoder": 1800, "instruct": 900}
+TINY_STEPS = {"tower": 560, "pretrain": 2400, "visual_decoder": 2200, "instruct": 1400}
 TINY_LORA = LoRAConfig(rank=16, alpha=16.0, dropout=0.0, layers=EMU_I.layers)
 TINY_PAGES = {
-    "pairs": 0.55,
+    "pairs": 0.48,
+    "styled": 0.08,
+    "styles": 0.02,
     "looked": 0.15,
-    "stories": 0.06,
+    "stories": 0.05,
     "contexts": 0.12,
     "episodes": 0.05,
-    "videos": 0.07,
+    "videos": 0.05,
 }
-"""Documents of pretraining beside captions; of them `pairs` and `looked` stand in for image-text pairs. Most are to be
-drawn: what a caption tells of a picture takes the longest to learn."""
+"""Documents of pretraining beside captions; the first four stand in for image-text pairs. Most are to be drawn: what a
+caption tells of a picture takes the longest to learn. Styles are also told in words, or no vector would hold them."""
+ALONE = ("pairs", "styled", "styles", "looked")
 TINY_ASKED = {"questions": 0.45, "both": 0.3, "describe": 0.25}
 CROWD = (1, 1, 2, 2, 3)  # objects of a picture
 DRAWING = 2.0  # guidance
@@ -325,10 +329,10 @@ def tiny(
 def tiny_tower(seed: int, steps: int, interleaved: bool = True) -> Stage:
     """All but the decoder, without the loss on vectors: what tower and words have to be given first in this world.
 
-    Most of it are captions, from which seeing is learned. The pages are there so that their words are not new later:
-    while words are learned, what vectors tell would be lost again.
+    Most of it are captions, from which seeing is learned, and names of styles, of which captions say nothing. The pages
+    are there so that their words are not new later: while words are learned, what vectors tell would be lost again.
     """
-    shares = {"captions": 0.8, **_pages(interleaved, 0.2)}
+    shares = {"captions": 0.65, **_pages(interleaved, 0.2), "styles": 0.15}
     return _tiny_read("tower", seed, steps, shares, seeing=1.0, regression=False)
 
 
@@ -342,7 +346,7 @@ def tiny_pretrain(
 
 def _pages(interleaved: bool, share: float) -> dict[str, float]:
     """What is not captions, by shares of `share` in all."""
-    pages = {name: part for name, part in TINY_PAGES.items() if interleaved or name in ("pairs", "looked")}
+    pages = {name: part for name, part in TINY_PAGES.items() if interleaved or name in ALONE}
     return {name: share * part / sum(pages.values()) for name, part in pages.items()}
 
 
@@ -365,15 +369,15 @@ def _tiny_read(
     reads = (*of_tower("vision"), *of_tower("cformer"), "cformer.blocks.*.cross.*.weight")
     return Stage(
         name=name,
-        data=Data(sources=tiny_pages(seed, shares), shares=shares, rows=24, length=320, seed=seed),
+        data=Data(sources=tiny_pages(seed, shares), shares=shares, rows=12, length=320, seed=seed),
         updates=(
             Update(
                 objective=NextTokenAndVector(weight=1.0 if regression else 0.0),
                 optimisers=(
                     matrices(*of_tower("language.decoder")),
-                    matrices(*reads, lr=0.02 * seeing),
-                    Optimiser(train=("language.*", "regression.*"), lr=3e-3),
-                    Optimiser(train=("vision.*", "vision_norm.*", "cformer.*", "projection.*"), lr=3e-3 * seeing),
+                    matrices(*reads, lr=0.01 * seeing),
+                    Optimiser(train=("language.*", "regression.*"), lr=2e-3),
+                    Optimiser(train=("vision.*", "vision_norm.*", "cformer.*", "projection.*"), lr=2e-3 * seeing),
                 ),
             ),
         ),
@@ -392,6 +396,8 @@ def tiny_pages(seed: int, wanted: Iterable[str]) -> dict[str, Source]:
     found: dict[str, Source] = {
         "captions": of(seed=seed, mix={"caption": 1.0}),
         "pairs": of(seed=seed + 2, mix={"draw": 1.0}),
+        "styled": Spoken(source=StyleDrawings(seed=seed, length=many, resolution=side), template="{question} "),
+        "styles": Spoken(source=StyleNames(seed=seed, length=many, resolution=side), template="{question} "),
         "looked": Looked(
             shapes=of(seed=seed + 1, asks=HARD, questions_each=8, steps=True),
             mix={"look": 0.2, "direct": 0.5, "told": 0.15, "both": 0.15},
@@ -399,7 +405,7 @@ def tiny_pages(seed: int, wanted: Iterable[str]) -> dict[str, Source]:
         "stories": Stories(seed=seed, length=many, resolution=side),
         "contexts": Contexts(seed=seed, length=many, resolution=side),
         "episodes": Episodes(seed=seed, length=many, shots=4, resolution=side),
-        "videos": Spoken(source=Videos(seed=seed, length=many, resolution=side), template="{question} "),
+        "videos": Spoken(source=Videos(seed=seed, length=many, resolution=side, steps=True), template="{question} "),
     }
     return {name: found[name] for name in wanted}
 
@@ -409,13 +415,13 @@ def tiny_decoder(seed: int, steps: int, tasks: tuple[Task, ...] = ()) -> Stage:
     side = TINY.vision.image_size
     sources: dict[str, Source] = {
         "pairs": Shapes(seed=seed, length=1_000_000, objects=(1, 2, 2, 3), mix={"draw": 1.0}, resolution=side),
-        "contexts": Contexts(seed=seed, length=1_000_000, resolution=side),
+        **tiny_pages(seed, ("styled", "contexts")),
     }
     return Stage(
         name="visual_decoder",
         data=Data(
             sources=sources,
-            shares={"pairs": 0.6, "contexts": 0.4},
+            shares={"pairs": 0.55, "styled": 0.15, "contexts": 0.3},
             rows=48,
             length=320,
             policy="alone",
@@ -443,7 +449,7 @@ def tiny_instruct(seed: int, steps: int) -> Stage:
     asked = Shapes(seed=seed, length=many, objects=CROWD, mix=TINY_ASKED, asks=HARD, resolution=side, steps=True)
     sources: dict[str, Source] = {
         "shapes": asked,
-        "videos": Videos(seed=seed, length=many, resolution=side),
+        "videos": Videos(seed=seed, length=many, resolution=side, steps=True),
         "told": Told(shapes=replace(asked, seed=seed + 1), mix={"questions": 1.0}),
     }
     return Stage(

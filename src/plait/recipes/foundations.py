@@ -71,11 +71,11 @@ def tiny() -> Recipe:
         name="foundations/tiny",
         build=functools.partial(build, config, _told(dict.fromkeys(KINDS, 1.0))),
         stages=(
-            clip_stage(config, pairs, steps=200),
+            clip_stage(config, pairs, steps=120),
             eva_stage(config, pairs, steps=40),
-            language_stage(steps=400),
-            bridge_stage(talks, steps=700, shares=TALKED),
-            qformer_stage(pairs, steps=100),
+            language_stage(steps=800),
+            bridge_stage(talks, steps=1300, shares=TALKED),
+            qformer_stage(pairs, steps=60),
         ),
         tasks=(
             ShapesRetrieval(seed=SEED + 2),
@@ -116,7 +116,7 @@ def clip_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int
         "clip",
         Data(sources=sources, rows=14, length=PACK, window=WINDOW, seed=SEED + 1),
         Contrast(),
-        matrices(*of_tower("clip.*")),
+        matrices(*of_tower("clip.*"), lr=0.02),
         Optimiser(train=("clip.*",), lr=3e-3),
         steps=steps,
     )
@@ -130,7 +130,7 @@ def eva_stage(config: FoundationsConfig, sources: dict[str, Source], steps: int)
             sources=sources, rows=256, length=config.blip2.vectors - 1, reads="pictures", window=WINDOW, seed=SEED + 2
         ),
         MaskedImage(),
-        matrices(*of_tower("blip2.vision")),
+        matrices(*of_tower("blip2.vision"), lr=0.02),
         Optimiser(train=("blip2.vision.*", "predictor:*"), lr=3e-3),
         before=(begin_eva,),
         companions={"predictor": predictor},
@@ -142,10 +142,10 @@ def language_stage(steps: int) -> Stage:
     """The language model, on text alone."""
     return _stage(
         "language",
-        Data(sources={"told": _told(SAID)}, rows=16, length=256, window=64, seed=SEED),
+        Data(sources={"told": _told(SAID)}, rows=8, length=256, window=64, seed=SEED),
         NextToken(),
-        matrices(*_OF_LANGUAGE),
-        Optimiser(train=("blip2.language.*",), lr=6e-3),
+        matrices(*_OF_LANGUAGE, lr=0.008),
+        Optimiser(train=("blip2.language.*",), lr=2.5e-3),
         steps=steps,
         schedule=Schedule(warmup=30),
     )
@@ -159,10 +159,10 @@ def bridge_stage(sources: dict[str, Source], steps: int, shares: Mapping[str, fl
     """
     return _stage(
         "bridge",
-        Data(sources=sources, shares=shares or {}, rows=16, length=PACK, window=WINDOW, seed=SEED + 4),
+        Data(sources=sources, shares=shares or {}, rows=8, length=PACK, window=WINDOW, seed=SEED + 4),
         NextToken(),
         matrices(*of_qformer("blip2.qformer"), *of_tower("blip2.vision"), *_OF_LANGUAGE),
-        Optimiser(train=("blip2.*",), lr=3e-3),
+        Optimiser(train=("blip2.*",), lr=2e-3),
         steps=steps,
     )
 
@@ -298,7 +298,7 @@ def _take(into: nn.Module, learned: nn.Module) -> None:
     into.load_state_dict({**own, **fitting})
 
 
-def matrices(*train: str, lr: float = 0.02) -> Optimiser:
+def matrices(*train: str, lr: float = 0.01) -> Optimiser:
     """Muon, for the matrices of blocks."""
     return Optimiser(train=train, kind="muon", lr=lr, betas=(0.95, 0.0))
 

@@ -332,8 +332,8 @@ def _tiny(name: str, data: Data, steps: int, seen: tuple[str, ...], *, rate: flo
             Update(
                 objective=NextToken(),
                 optimisers=(
-                    Optimiser(train=matrices, kind="muon", lr=0.02 * rate, betas=(0.95, 0.0)),
-                    Optimiser(train=("language.*", "resampler.*", *seen), lr=3e-3 * rate),
+                    Optimiser(train=matrices, kind="muon", lr=0.01 * rate, betas=(0.95, 0.0)),
+                    Optimiser(train=("language.*", "resampler.*", *seen), lr=2e-3 * rate),
                 ),
             ),
         ),

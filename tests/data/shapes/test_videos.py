@@ -10,6 +10,7 @@ import pytest
 
 from plait.data.shapes.questions import NUMBERS
 from plait.data.shapes.videos import ANSWERS, HELD_OUT_WORDINGS, WORDINGS, Videos
+from plait.document import Document
 from plait.errors import ConfigError
 
 SOURCE = Videos(seed=2, length=4000)
@@ -114,3 +115,28 @@ def test_held_out_wordings_come_in_the_test_alone():
 def test_wrong_fields_are_refused(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         Videos(seed=0, length=1, **changes)
+
+
+def test_steps_tell_each_frame_and_what_has_happened_before_it():
+    verbs = {"appears": "appears", "vanishes": "vanishes", "moves": "moves from", "turns": "turns from"}
+    for clip in CLIPS[:400]:
+        told = list(happened(clip))
+        steps = list(clip.steps)
+        assert len(steps) == len(clip.scenes)
+        for at, (step, scene) in enumerate(zip(steps, clip.scenes, strict=True)):
+            assert all(f"{named(item)} {item.place}" in step for item in scene.objects)
+            here = [(kind, before, after) for gap, kind, before, after in told if gap + 1 == at]
+            assert step.endswith("same") == (at > 0 and not here)
+            for kind, before, after in here:
+                assert f"{named(before or after)} {verbs[kind]}" in step
+                if kind == "moves":
+                    assert f"from {before.place} to {after.place}" in step
+                if kind == "turns":
+                    assert f"from {before.colour} to {after.colour}" in step
+
+
+def test_answers_behind_steps_are_judged_alone():
+    for case in replace(SOURCE, steps=True, length=20).cases():
+        plain, _, answer = case.reply.text.rpartition(": ")
+        assert plain and case.check(case.reply) == case.check(Document(answer)) == 1
+        assert case.check(Document(plain)) == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -12,6 +12,7 @@ from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.changes import Change, Kind, draw_change
 from plait.data.shapes.naming import NUMBERS
+from plait.data.shapes.questions import SO, concluded
 from plait.data.shapes.score import says
 from plait.data.shapes.split import belong, draw_distinct
 from plait.data.shapes.world import Object, Scene, SceneImage
@@ -19,6 +20,7 @@ from plait.document import Document, Image, Text, Turn, Video
 from plait.errors import ConfigError
 
 SECONDS = 0.5  # from one frame to the next
+SAME = "same"  # nothing happens before a frame
 MOST_COUNTED = 2
 
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -65,11 +67,19 @@ _BESIDE: tuple[Kind, ...] = ("moves", "turns")
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A video as the scenes of its frames, and a question on it."""
+    """A video as the scenes of its frames, what happens before each of them, and a question on it."""
 
     scenes: tuple[Scene, ...]
+    happens: tuple[tuple[Change, ...], ...]
     asked: str
     answer: str
+
+    @property
+    def steps(self) -> Iterator[str]:
+        """ "red circle left blue ring right", then of each later frame also what is new: "red circle left same"."""
+        for at, (scene, changes) in enumerate(zip(self.scenes, self.happens, strict=True)):
+            seen = [f"{item.colour} {item.shape} {item.place}" for item in scene.in_order]
+            yield " ".join([*seen, *(map(_told, changes) if changes else [SAME] * (at > 0))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +95,9 @@ class Videos(Cases):
     Chance: the most frequent answer of training to the question, the video unseen.
 
     Args:
+        steps: answers stand behind what each frame shows, and what has happened before it: "red circle left, red circle
+            left same, red circle right red circle moves from left to right: left". The answer alone is judged, whether
+            steps stand before it or not.
         frames: numbers of frames, each as likely.
         objects: numbers of objects in the first frame, each as likely.
     """
@@ -92,6 +105,7 @@ class Videos(Cases):
     name: ClassVar[str] = "videos"
     chance: ClassVar[float] = 0.17
 
+    steps: bool = False
     frames: tuple[int, ...] = (4, 5, 6, 7, 8)
     objects: tuple[int, ...] = (2, 3)
 
@@ -122,12 +136,30 @@ class Videos(Cases):
             tuple(images[scene] for scene in clip.scenes), tuple(SECONDS * at for at in range(len(clip.scenes)))
         )
         user = Turn("user", [video, Text(question)])
+        said = f"{', '.join(clip.steps)}{SO}{clip.answer}" if self.steps else clip.answer
         return Case(
-            document=Document([user, Turn("assistant", clip.answer)]),
+            document=Document([user, Turn("assistant", said)]),
             prompt=Document([user]),
-            check=partial(says, clip.answer),
-            reply=Document(clip.answer),
+            check=partial(_answers, clip.answer),
+            reply=Document(said),
         )
+
+
+def _answers(answer: str, reply: Document) -> float:
+    return says(answer, Document(concluded(reply.text)))
+
+
+def _told(change: Change) -> str:
+    """ "red circle moves from left to right", "blue ring turns from blue to green", "blue ring vanishes"."""
+    before, after = change.before, change.after
+    if before is None or after is None:
+        item, verb = (before, "vanishes") if after is None else (after, "appears")
+        assert item is not None, "a change has something before or after it"
+        return f"{item.colour} {item.shape} {verb}"
+    name = f"{before.colour} {before.shape}"
+    if before.place != after.place:
+        return f"{name} moves from {before.place} to {after.place}"
+    return f"{name} turns from {before.colour} to {after.colour}"
 
 
 def _kinds(chance: Chance, asked: str, objects: int) -> list[Kind]:
@@ -157,11 +189,12 @@ def _clip(chance: Chance, asked: str, kinds: Sequence[Kind], frames: int, object
     if told is None:
         return None
     scenes = [scene]
-    for at in range(1, frames):
-        for change, gap in zip(told, gaps, strict=True):
-            scene = change.apply(scene) if gap == at else scene
+    happens = [tuple(change for change, gap in zip(told, gaps, strict=True) if gap == at) for at in range(frames)]
+    for changes in happens[1:]:  # all gaps are before a later frame
+        for change in changes:
+            scene = change.apply(scene)
         scenes.append(scene)
-    return Clip(tuple(scenes), asked, _answer(asked, kinds, told))
+    return Clip(tuple(scenes), tuple(happens), asked, _answer(asked, kinds, told))
 
 
 def _happen(chance: Chance, scene: Scene, kinds: Sequence[Kind]) -> list[Change] | None:
