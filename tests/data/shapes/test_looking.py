@@ -20,58 +20,61 @@ SCENE = Scene((LOW, HIGH, RIGHT))
 def test_objects_stand_in_the_order_of_reading_each_behind_what_is_sought():
     shape, small = frozenset({"shape"}), frozenset({"size", "shape"})
     assert look(SCENE, shape | {"colour"}, like(LOW, small)) == (
-        "small circle? red circle no",
-        "small circle? red square no",
-        "small circle? blue circle yes",
+        "small circle? top left red circle no",
+        "small circle? right red square no",
+        "small circle? bottom blue circle yes",
     )
-    assert look(SCENE, frozenset({"place", "size"}), either(RIGHT, shape, HIGH, frozenset({"colour", "shape"}))) == (
-        "square or red circle? large top left second",
-        "square or red circle? small right first",
-        "square or red circle? small bottom no",
+    assert look(SCENE, frozenset({"size"}), either(RIGHT, shape, HIGH, frozenset({"colour", "shape"}))) == (
+        "square or red circle? top left large second",
+        "square or red circle? right small first",
+        "square or red circle? bottom small no",
     )
-    assert look(SCENE, shape, ANY) == ("circle yes", "square yes", "circle yes")
+    assert look(SCENE, shape, ANY) == ("top left circle yes", "right square yes", "bottom circle yes")
     assert look(SCENE, shape, valued("size", "small")) == (
-        "small? circle no",
-        "small? square yes",
-        "small? circle yes",
+        "small? top left circle no",
+        "small? right square yes",
+        "small? bottom circle yes",
     )
     assert look(SCENE, shape, valued("colour", "blue", "red")) == (
-        "blue or red? circle second",
-        "blue or red? square second",
-        "blue or red? circle first",
+        "blue or red? top left circle second",
+        "blue or red? right square second",
+        "blue or red? bottom circle first",
     )
 
 
 def test_what_is_sought_need_not_be_there():
     named = frozenset({"colour", "shape"})
     assert look(SCENE, named, like(RIGHT.changed("colour", "blue"), named)) == (
-        "blue square? red circle no",
-        "blue square? red square no",
-        "blue square? blue circle no",
+        "blue square? top left red circle no",
+        "blue square? right red square no",
+        "blue square? bottom blue circle no",
     )
 
 
 def test_steps_of_questions_worked_out_by_hand():
     expected = {
-        "what colour is the small circle?": "small circle? large red circle no, small circle? small red square no, "
-        "small circle? small blue circle yes: blue",
-        "where is the square?": "square? circle top left no, square? square right yes, square? circle bottom no: right",
-        "how many circles are there?": "circle? circle yes, circle? square no, circle? circle yes: two",
-        "how many objects are there?": "circle yes, square yes, circle yes: three",
-        "what is below the square?": "square? red circle top left no, square? red square right yes, "
-        "square? blue circle bottom no: blue circle",
-        "is the square left of the blue object?": "square or blue? red circle top left no, "
-        "square or blue? red square right first, square or blue? blue circle bottom second: no",
-        "are there more red objects than blue objects?": "red or blue? red first, red or blue? red first, "
-        "red or blue? blue second: yes",
-        "which is larger, the square or the red circle?": "square or red circle? large red circle second, "
-        "square or red circle? small red square first, square or red circle? small blue circle no: red circle",
-        "do the square and the blue circle have the same size?": "square or blue circle? large red circle no, "
-        "square or blue circle? small red square first, square or blue circle? small blue circle second: yes",
-        "is the blue object a circle?": "blue? red circle no, blue? red square no, blue? blue circle yes, "
-        "circle? circle: yes",
-        "is there a blue square?": "blue square? red circle no, blue square? red square no, "
-        "blue square? blue circle no: no",
+        "what colour is the small circle?": "small circle? top left large red circle no, "
+        "small circle? right small red square no, small circle? bottom small blue circle yes: blue",
+        "where is the square?": "square? top left circle no, square? right square yes, square? bottom circle no: right",
+        "how many circles are there?": "circle? top left circle yes, circle? right square no, "
+        "circle? bottom circle yes: two",
+        "how many objects are there?": "top left circle yes, right square yes, bottom circle yes: three",
+        "what is below the square?": "square? top left red circle no, square? right red square yes, "
+        "square? bottom blue circle no: blue circle",
+        "is the square left of the blue object?": "square or blue? top left red circle no, "
+        "square or blue? right red square first, square or blue? bottom blue circle second: no",
+        "are there more red objects than blue objects?": "red or blue? top left red first, "
+        "red or blue? right red first, red or blue? bottom blue second: yes",
+        "which is larger, the square or the red circle?": "square or red circle? top left large red circle second, "
+        "square or red circle? right small red square first, square or red circle? bottom small blue circle no: "
+        "red circle",
+        "do the square and the blue circle have the same size?": "square or blue circle? top left large red circle no, "
+        "square or blue circle? right small red square first, square or blue circle? bottom small blue circle second: "
+        "yes",
+        "is the blue object a circle?": "blue? top left red circle no, blue? right red square no, "
+        "blue? bottom blue circle yes, circle? circle: yes",
+        "is there a blue square?": "blue square? top left red circle no, blue square? right red square no, "
+        "blue square? bottom blue circle no: no",
     }
     chance, made = Chance(2), {}
     for _ in range(3000):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from plait.data.shapes.naming import Named, value_of
 from plait.data.shapes.world import Object, Scene
 
-ORDER = ("size", "colour", "shape", "place")
+ORDER = ("place", "size", "colour", "shape")
 YES, NO, FIRST, SECOND = "yes", "no", "first", "second"
 
 
@@ -27,9 +27,14 @@ ANY = Sought("", lambda item: YES)
 
 
 def look(scene: Scene, attributes: Named, sought: Sought) -> tuple[str, ...]:
-    """ "red? blue circle no": the objects in the order of reading, by these attributes, and what is said of each."""
+    """ "red? top blue circle no": the objects in the order of reading, by place and attributes, what is said of each.
+
+    The place is what the other attributes of an object are looked up by, so that none is taken from another object.
+    """
     asked = [f"{sought.words}?"] if sought.words else []
-    return tuple(" ".join([*asked, *_facts(item, attributes), sought.verdict(item)]) for item in scene.in_order)
+    return tuple(
+        " ".join([*asked, *_facts(item, attributes | {"place"}), sought.verdict(item)]) for item in scene.in_order
+    )
 
 
 def like(meant: Object, named: Named) -> Sought:

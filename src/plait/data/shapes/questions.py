@@ -187,14 +187,14 @@ def _relation(scene: Scene, chance: Chance, train: bool) -> _Made | None:
 def _beside(scene: Scene, item: Object, relation: str, other: Object, two: Named, chance: Chance) -> _Made | None:
     anchor = "the " + phrase(other, two)
     if chance.unit() < 2 / 3:
-        steps = look(scene, two | {"colour", "shape", "place"}, like(other, two))
+        steps = look(scene, two | {"colour", "shape"}, like(other, two))
         return _Made("beside", f"{item.colour} {item.shape}", {"a": anchor, "r": relation}, steps=steps)
     one = named_by(scene, item, "place", chance)
     if one is None:
         return None
     yes = chance.unit() < 0.5
     words = {"a": "the " + phrase(item, one), "b": anchor, "r": relation if yes else OPPOSITE[relation]}
-    steps = look(scene, one | two | {"place"}, either(item, one, other, two))
+    steps = look(scene, one | two, either(item, one, other, two))
     return _Made("is beside", YES if yes else NO, words, steps=steps)
 
 
