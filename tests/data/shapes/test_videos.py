@@ -124,7 +124,7 @@ def test_steps_tell_each_frame_and_what_has_happened_before_it():
         steps = list(clip.steps)
         assert len(steps) == len(clip.scenes)
         for at, (step, scene) in enumerate(zip(steps, clip.scenes, strict=True)):
-            assert all(f"{named(item)} {item.place}" in step for item in scene.objects)
+            assert all(f"{item.place} {named(item)}" in step for item in scene.objects)
             here = [(kind, before, after) for gap, kind, before, after in told if gap + 1 == at]
             assert step.endswith("same") == (at > 0 and not here)
             for kind, before, after in here:

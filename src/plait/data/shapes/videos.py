@@ -76,9 +76,9 @@ class Clip:
 
     @property
     def steps(self) -> Iterator[str]:
-        """ "red circle left blue ring right", then of each later frame also what is new: "red circle left same"."""
+        """ "left red circle right blue ring", then of each later frame also what is new: "left red circle same"."""
         for at, (scene, changes) in enumerate(zip(self.scenes, self.happens, strict=True)):
-            seen = [f"{item.colour} {item.shape} {item.place}" for item in scene.in_order]
+            seen = [f"{item.place} {item.colour} {item.shape}" for item in scene.in_order]
             yield " ".join([*seen, *(map(_told, changes) if changes else [SAME] * (at > 0))])
 
 
@@ -95,8 +95,8 @@ class Videos(Cases):
     Chance: the most frequent answer of training to the question, the video unseen.
 
     Args:
-        steps: answers stand behind what each frame shows, and what has happened before it: "red circle left, red circle
-            left same, red circle right red circle moves from left to right: left". The answer alone is judged, whether
+        steps: answers stand behind what each frame shows, and what has happened before it: "left red circle, left red
+            circle same, right red circle red circle moves from left to right: left". The answer alone is judged, whether
             steps stand before it or not.
         frames: numbers of frames, each as likely.
         objects: numbers of objects in the first frame, each as likely.
