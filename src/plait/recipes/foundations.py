@@ -40,7 +40,7 @@ PACK = 480  # inputs of a row: some 16 pairs
 WINDOW = 2048  # documents planned together: more than a step takes, or they would be laid out again and again
 SAID = {"caption": 0.1, "describe": 0.2, "questions": 0.7}
 """Texts: what is told of a scene, alone, and with what is asked about it."""
-SHOWN = {"caption": 0.15, "describe": 0.15, "questions": 0.7}
+SHOWN = {"caption": 0.25, "describe": 0.25, "questions": 0.5}
 """The same of pictures. Answers behind their steps teach to see, too: each step names what is in the picture."""
 TALKED = {"shapes": 0.9, "told": 0.1}
 """What the bridge is on: pictures, and texts alone."""

@@ -2,60 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from plait.data.shapes.naming import Named, value_of
 from plait.data.shapes.world import Object, Scene
 
-ORDER = ("place", "size", "colour", "shape")
+ORDER = ("size", "colour", "shape", "place")
 YES, NO, FIRST, SECOND = "yes", "no", "first", "second"
 
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """What is looked for, said again before each object, and what is said of each.
+    """What is looked for: values of attributes, and what is said of each object."""
 
-    A small model learns to compare what stands side by side far sooner than what stands sentences apart.
-    """
-
-    words: str
+    values: Mapping[str, tuple[str, ...]]
     verdict: Callable[[Object], str]
 
 
-ANY = Sought("", lambda item: YES)
+ANY = Sought({}, lambda item: YES)
 
 
-def look(scene: Scene, attributes: Named, sought: Sought) -> tuple[str, ...]:
-    """ "red? top blue circle no": the objects in the order of reading, by place and attributes, what is said of each.
+def look(scene: Scene, sought: Sought, *also: str) -> tuple[str, ...]:
+    """ "top small large circle circle red no": a large red circle at the top is not the small circle that is sought.
 
-    The place is what the other attributes of an object are looked up by, so that none is taken from another object.
+    The objects in the order of reading. Of each, its place, by which the rest is looked up; each value that is sought
+    and, beside it, what the object has, as a small model learns to compare neighbours far sooner than what stands
+    sentences apart; the attributes of `also`; and the verdict.
     """
-    asked = [f"{sought.words}?"] if sought.words else []
-    return tuple(
-        " ".join([*asked, *_facts(item, attributes | {"place"}), sought.verdict(item)]) for item in scene.in_order
-    )
+
+    def step(item: Object) -> list[str]:
+        words = [item.place]
+        for name in ORDER:
+            if name in sought.values:
+                words += [*sought.values[name], value_of(item, name)]
+        words += [value_of(item, name) for name in also if name not in sought.values and name != "place"]
+        return [*words, sought.verdict(item)]
+
+    return tuple(" ".join(step(item)) for item in scene.in_order)
 
 
 def like(meant: Object, named: Named) -> Sought:
     """Each object with these attributes of one."""
-    facts = _facts(meant, named)
-    return Sought(" ".join(facts), lambda item: YES if _facts(item, named) == facts else NO)
+
+    def verdict(item: Object) -> str:
+        return YES if all(value_of(item, name) == value_of(meant, name) for name in named) else NO
+
+    return Sought({name: (value_of(meant, name),) for name in named}, verdict)
 
 
 def either(first: Object, one: Named, second: Object, two: Named) -> Sought:
     """Two objects, each named by attributes of its own."""
-    words = " or ".join(" ".join(_facts(item, named)) for item, named in ((first, one), (second, two)))
-    return Sought(words, lambda item: FIRST if item is first else SECOND if item is second else NO)
+    names = ((first, one), (second, two))
+    values = {name: tuple(value_of(item, name) for item, named in names if name in named) for name in one | two}
+    return Sought(values, lambda item: FIRST if item is first else SECOND if item is second else NO)
 
 
 def valued(attribute: str, value: str, other: str | None = None) -> Sought:
     """Each object with the value; given another value, which of the two it has."""
-    if other is None:
-        return Sought(value, lambda item: YES if value_of(item, attribute) == value else NO)
-    said = {value: FIRST, other: SECOND}
-    return Sought(f"{value} or {other}", lambda item: said.get(value_of(item, attribute), NO))
-
-
-def _facts(item: Object, attributes: Iterable[str]) -> list[str]:
-    return [value_of(item, name) for name in ORDER if name in attributes]
+    said = {value: YES} if other is None else {value: FIRST, other: SECOND}
+    return Sought({attribute: tuple(said)}, lambda item: said.get(value_of(item, attribute), NO))

@@ -152,7 +152,7 @@ def _attribute(attribute: str) -> Callable[[Scene, Chance, bool], _Made | None]:
         named = named_by(scene, item, attribute, chance)
         if named is None:
             return None
-        steps = look(scene, named | {attribute}, like(item, named))
+        steps = look(scene, like(item, named), attribute)
         words = {"a": "the " + phrase(item, named)}
         return _Made(attribute, value_of(item, attribute), words, sense=(attribute, item.place), steps=steps)
 
@@ -162,14 +162,14 @@ def _attribute(attribute: str) -> Callable[[Scene, Chance, bool], _Made | None]:
 def _count(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     attribute = chance.choice(("colour", "shape", "size", "all"))
     if attribute == "all":
-        steps = look(scene, frozenset({"shape"}), ANY)
+        steps = look(scene, ANY, "shape")
         return _Made("count", NUMBERS[len(scene)], {"b": "objects"}, steps=steps)
     present = [value_of(item, attribute) for item in scene.objects]
     counts = sorted({present.count(value) for value in VALUES[attribute]})
     # each count as likely, but for none: it fits every scene, and would be the answer half the time
     wanted = int(chance.weighted({str(count): 1.0 if count else 0.8 for count in counts}))
     value = chance.choice([value for value in VALUES[attribute] if present.count(value) == wanted])
-    steps = look(scene, frozenset({attribute}), valued(attribute, value))
+    steps = look(scene, valued(attribute, value))
     return _Made("count", NUMBERS[wanted], {"b": plural(attribute, value)}, steps=steps)
 
 
@@ -187,14 +187,14 @@ def _relation(scene: Scene, chance: Chance, train: bool) -> _Made | None:
 def _beside(scene: Scene, item: Object, relation: str, other: Object, two: Named, chance: Chance) -> _Made | None:
     anchor = "the " + phrase(other, two)
     if chance.unit() < 2 / 3:
-        steps = look(scene, two | {"colour", "shape"}, like(other, two))
+        steps = look(scene, like(other, two), "colour", "shape")
         return _Made("beside", f"{item.colour} {item.shape}", {"a": anchor, "r": relation}, steps=steps)
     one = named_by(scene, item, "place", chance)
     if one is None:
         return None
     yes = chance.unit() < 0.5
     words = {"a": "the " + phrase(item, one), "b": anchor, "r": relation if yes else OPPOSITE[relation]}
-    steps = look(scene, one | two, either(item, one, other, two))
+    steps = look(scene, either(item, one, other, two))
     return _Made("is beside", YES if yes else NO, words, steps=steps)
 
 
@@ -215,7 +215,7 @@ def _more(scene: Scene, chance: Chance) -> _Made | None:
     if yes != (difference > 0):
         many, few = few, many
     words = {"a": plural(attribute, many), "b": plural(attribute, few)}
-    steps = look(scene, frozenset({attribute}), valued(attribute, many, few))
+    steps = look(scene, valued(attribute, many, few))
     return _Made("more", YES if yes else NO, words, steps=steps)
 
 
@@ -229,7 +229,7 @@ def _larger(scene: Scene, chance: Chance) -> _Made | None:
     if one is None or two is None:
         return None
     name, other = phrase(first, one), phrase(second, two)
-    steps = look(scene, one | two | {"size"}, either(first, one, second, two))
+    steps = look(scene, either(first, one, second, two), "size")
     words = {"a": "the " + name, "b": "the " + other}
     return _Made("larger", name if first.size == "large" else other, words, steps=steps)
 
@@ -244,7 +244,7 @@ def _same(scene: Scene, chance: Chance) -> _Made | None:
     if one is None or two is None or (not same and chance.unit() > _SAME_TO_DIFFERENT[attribute]):
         return None
     words = {"a": "the " + phrase(first, one), "b": "the " + phrase(second, two), "r": attribute}
-    steps = look(scene, one | two | {attribute}, either(first, one, second, two))
+    steps = look(scene, either(first, one, second, two), attribute)
     return _Made("same", YES if same else NO, words, steps=steps)
 
 
@@ -257,7 +257,10 @@ def _yes_no(scene: Scene, chance: Chance, train: bool) -> _Made | None:
     yes = chance.unit() < 0.5
     value = value_of(item, attribute) if yes else another(item, attribute, chance, train)
     said = f"a {value}" if attribute == "shape" else PLACE_WORDS[value][0] if attribute == "place" else value
-    steps = (*look(scene, named | {attribute}, like(item, named)), f"{value}? {value_of(item, attribute)}")
+    steps = (
+        *look(scene, like(item, named), attribute),
+        f"{value} {value_of(item, attribute)}",
+    )
     return _Made("yes-no", YES if yes else NO, {"a": "the " + phrase(item, named), "b": said}, steps=steps)
 
 
@@ -275,7 +278,7 @@ def _existence(scene: Scene, chance: Chance, train: bool) -> _Made | None:
 
 
 def _exists(scene: Scene, wanted: Object, named: Named, answer: str) -> _Made:
-    steps = look(scene, named, like(wanted, named))
+    steps = look(scene, like(wanted, named))
     return _Made("existence", answer, {"a": "a " + phrase(wanted, named)}, steps=steps)
 
 

@@ -96,8 +96,8 @@ class Videos(Cases):
 
     Args:
         steps: answers stand behind what each frame shows, and what has happened before it: "left red circle, left red
-            circle same, right red circle red circle moves from left to right: left". The answer alone is judged, whether
-            steps stand before it or not.
+            circle same, right red circle red circle moves from left to right: left". The answer alone is judged,
+            whether steps stand before it or not.
         frames: numbers of frames, each as likely.
         objects: numbers of objects in the first frame, each as likely.
     """
