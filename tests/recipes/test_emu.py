@@ -301,7 +301,7 @@ def test_another_seed_is_another_run() -> None:
 def test_arms_of_findings_are_settings() -> None:
     plain, pairs = find("emu/tiny"), find("emu/tiny", ["interleaved=false", "regression=false"])
     assert set(plain.stages[1].data.sources) == {"captions", *emu.TINY_PAGES}
-    assert set(pairs.stages[1].data.sources) == {"captions", "pairs", "looked"}
+    assert set(pairs.stages[1].data.sources) == {"captions", *emu.ALONE}
     assert [recipe.stages[1].updates[0].objective.weight for recipe in (plain, pairs)] == [1.0, 0.0]
 
 
