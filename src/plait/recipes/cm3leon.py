@@ -40,9 +40,12 @@ from plait.train.stage import Optimiser, Probe, Recipe, Schedule, Stage, Update
 SEED = 20230905
 TOKENIZER_TEXTS = 3000  # documents that the BPE is learned from
 DRAWING = Sampling(temperature=0.3, top_p=0.9)
-MIX = {"draw": 0.5, "describe": 0.14, "questions": 0.36}
-"""Kinds of document. One question each: behind several, an answer is harder to learn than they save. The steps before
-an answer name what there is, so that few have to be descriptions."""
+MIX = {"draw": 0.59, "describe": 0.11, "questions": 0.3}
+"""Kinds of document. The steps before an answer name what there is, so that few have to be descriptions."""
+QUESTIONS = 4  # on each picture that is asked about
+TOLD = (
+    2.5  # weight of words as targets, codes having 1: much of what codes tell is shade and noise, which none can know
+)
 BEST_OF = 4  # drawings of a caption, ranked by the model itself
 HARD = {kind: share if kind in ("colour", "shape", "place") else 2 * share for kind, share in KINDS.items()}
 """What is asked in training: captions teach colours, shapes and places already."""
@@ -85,7 +88,13 @@ def _shapes() -> Recipe:
         seed=SEED, length=1_000_000, objects=(4, 5, 6, 7, 8, 9), mix={"draw": 1.0}
     )  # crowded: more to learn
     documents = Shapes(
-        seed=SEED + 1, length=1_000_000, objects=(1, 2, 2, 2, 2, 3), mix=MIX, questions_each=1, asks=HARD, steps=True
+        seed=SEED + 1,
+        length=1_000_000,
+        objects=(1, 2, 2, 2, 2, 3),
+        mix=MIX,
+        questions_each=QUESTIONS,
+        asks=HARD,
+        steps=True,
     )
     seen, tuned = _cases(SEED, PICTURED), _cases(SEED + 4, TUNED)
     held = Held(seed=SEED + 2)
@@ -193,10 +202,10 @@ def _tiny_stage(config: CM3LeonConfig, name: str, data: Data, steps: int, rate: 
         data=data,
         updates=(
             Update(
-                objective=NextToken(kinds=("token", "code")),
+                objective=NextToken(kinds=("token", "code"), scale={"token": TOLD}),
                 optimisers=(
-                    Optimiser(train=("decoder.*",), kind="muon", lr=0.02 * rate, betas=(0.95, 0.0), weight_decay=0.01),
-                    Optimiser(train=tables, lr=6e-3 * rate),
+                    Optimiser(train=("decoder.*",), kind="muon", lr=0.01 * rate, betas=(0.95, 0.0), weight_decay=0.01),
+                    Optimiser(train=tables, lr=3e-3 * rate),
                 ),
             ),
         ),
