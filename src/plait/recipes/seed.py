@@ -620,7 +620,7 @@ def _tuned(seed: int) -> dict[str, Source]:
 
 
 def _shapes(seed: int, **mix: float) -> Source:
-    return Shapes(seed=seed, length=1_000_000, objects=CROWD, mix=mix, asks=HARD, questions_each=8, steps=True)
+    return Shapes(seed=seed, length=1_000_000, objects=CROWD, mix=mix, asks=HARD, questions_each=6, steps=True)
 
 
 def _case(kind: str, seed: int, **more: Any) -> Source:
