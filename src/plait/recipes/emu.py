@@ -75,7 +75,7 @@ TINY_PAGES = {
     "videos": 0.05,
 }
 """Documents of pretraining beside captions; the first four stand in for image-text pairs. Most are to be drawn: what a
-caption tells of a picture takes the longest to learn. Styles are also told in words, or no vector would hold them."""
+caption tells of a picture takes the longest to learn. Styles are told in words too, as captions say nothing of them."""
 ALONE = ("pairs", "styled", "styles", "looked")
 TINY_ASKED = {"questions": 0.45, "both": 0.3, "describe": 0.25}
 CROWD = (1, 1, 2, 2, 3)  # objects of a picture

@@ -49,7 +49,7 @@ from plait.evaluate.shots import TRAINED, ShapesEpisodes, ShapesPages, ShapesSho
 from plait.generate.engine import Settings
 from plait.objectives.tokens import NextToken
 from plait.recipes.cm3leon import HARD, texts
-from plait.recipes.foundations import ensure
+from plait.recipes.foundations import ensure, matrices
 from plait.systems.foundations import Foundations
 from plait.systems.kosmos1 import KOSMOS1, SIZES, SYMBOLS, TINY, KOSMOS1Config
 from plait.text.pieces import FairseqPieces
@@ -324,7 +324,7 @@ def _tiny(name: str, data: Data, steps: int, seen: tuple[str, ...], *, rate: flo
     """
     tower = seen[0].removesuffix("*") if "blocks" in seen[0] else "vision.blocks.*."
     parts = ("attention.qkv", "attention.out", "mlp.hidden", "mlp.out")
-    matrices = tuple(f"{blocks}{part}.weight" for blocks in ("language.decoder.blocks.*.", tower) for part in parts)
+    weights = tuple(f"{blocks}{part}.weight" for blocks in ("language.decoder.blocks.*.", tower) for part in parts)
     return Stage(
         name=name,
         data=data,
@@ -332,7 +332,7 @@ def _tiny(name: str, data: Data, steps: int, seen: tuple[str, ...], *, rate: flo
             Update(
                 objective=NextToken(),
                 optimisers=(
-                    Optimiser(train=matrices, kind="muon", lr=0.01 * rate, betas=(0.95, 0.0)),
+                    matrices(*weights, lr=0.01 * rate),
                     Optimiser(train=("language.*", "resampler.*", *seen), lr=2e-3 * rate),
                 ),
             ),

@@ -79,7 +79,8 @@ class Clip:
         """ "left red circle right blue ring", then of each later frame also what is new: "left red circle same"."""
         for at, (scene, changes) in enumerate(zip(self.scenes, self.happens, strict=True)):
             seen = [f"{item.place} {item.colour} {item.shape}" for item in scene.in_order]
-            yield " ".join([*seen, *(map(_told, changes) if changes else [SAME] * (at > 0))])
+            news = [_told(change) for change in changes] or ([SAME] if at else [])
+            yield " ".join([*seen, *news])
 
 
 @dataclass(frozen=True, kw_only=True)
