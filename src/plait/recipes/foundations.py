@@ -42,7 +42,7 @@ SAID = {"caption": 0.1, "describe": 0.2, "questions": 0.7}
 """Texts: what is told of a scene, alone, and with what is asked about it."""
 SHOWN = {"caption": 0.25, "describe": 0.25, "questions": 0.5}
 """The same of pictures. Answers behind their steps teach to see, too: each step names what is in the picture."""
-TALKED = {"shapes": 0.9, "told": 0.1}
+TALKED = {"shapes": 0.85, "told": 0.15}
 """What the bridge is on: pictures, and texts alone."""
 PICTURED = {"shapes": 0.7, "styles": 0.3}
 """What is drawn from embeddings, which hold styles too: systems put pictures together in the style of others."""
@@ -71,11 +71,11 @@ def tiny() -> Recipe:
         name="foundations/tiny",
         build=functools.partial(build, config, _told(dict.fromkeys(KINDS, 1.0))),
         stages=(
-            clip_stage(config, pairs, steps=120),
+            clip_stage(config, pairs, steps=90),
             eva_stage(config, pairs, steps=40),
-            language_stage(steps=800),
-            bridge_stage(talks, steps=1300, shares=TALKED),
-            qformer_stage(pairs, steps=60),
+            language_stage(steps=750),
+            bridge_stage(talks, steps=960, shares=TALKED),
+            qformer_stage(pairs, steps=40),
         ),
         tasks=(
             ShapesRetrieval(seed=SEED + 2),
