@@ -74,6 +74,17 @@ def test_who_knows_scores_one(name):
     assert json.loads(json.dumps(scores)) == scores
 
 
+@pytest.mark.parametrize("name", [name for name in DRAWN if name != "in_context"])
+def test_who_tells_first_may_write_and_is_judged_by_the_picture(name):
+    task = ShapesCases(name=name, count=FEW, steps=True)
+    model = Knowing(task)
+    scores, measure = task.run(model), next(iter(SUBJECTS[name].measures))
+    assert scores[measure] == 1 and model.settings.max_new_tokens > 0
+    assert all(reply.text and len(reply.images) == 1 for reply in model.replies.values())
+    model.replies = {key: Document(reply.text) for key, reply in model.replies.items()}
+    assert task.run(model)[measure] == 0
+
+
 @every
 def test_cases_are_of_the_test_and_always_the_same(name):
     task = ShapesCases(name=name, count=FEW)
@@ -137,6 +148,8 @@ def test_they_are_found_by_name_and_written_down():
     assert find("shapes/boxes")[0].count == ShapesCases.count
     with pytest.raises(ConfigError, match="no cases are scored as 'edits'; did you mean 'edit'"):
         ShapesCases(name="edits")
+    with pytest.raises(ConfigError, match="dialogue: steps=True, but its replies are no pictures"):
+        ShapesCases(name="dialogue", steps=True)
     with pytest.raises(ConfigError, match="0 cases: give at least 1"):
         ShapesCases(name="edit", count=0)
 

@@ -122,6 +122,20 @@ def test_an_answer_with_a_picture_stands_where_it_is_said(format: CM3LeonFormat,
     assert shown(format, format.layout(again)).endswith("<break>|now\nso|<break>|[16]|<eos>")
 
 
+def test_an_answer_that_begins_with_words_and_draws_then(format: CM3LeonFormat, picture: Picture) -> None:
+    a, b = picture(0), picture(1)
+    for asked, begun in (
+        ([a, "make it red"], "<eos>|[16]|<break>|make it red\n"),
+        (["red", a], "<eos>|red|<break>|[16]"),
+    ):
+        prompt = Document([Turn("user", asked), Turn("assistant", [])])
+        assert shown(format, format.layout(prompt, open=True)) == begun
+        whole = Document([Turn("user", asked), Turn("assistant", ["a red one", b])])
+        assert shown(format, format.layout(whole)).startswith(begun)
+    assert shown(format, format.layout(talk([a, "red?"], []), open=True)) == "<eos>|[16]|<break>|red?\n"
+    assert shown(format, format.layout(talk([a, "red?"], []))) == "<eos>|red?|<0>|<break>|[16]|<eos>|<0>|<eoss>"
+
+
 def test_prompts(format: CM3LeonFormat, picture: Picture) -> None:
     a = picture(0)
     for document, expected in [

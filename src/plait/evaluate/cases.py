@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from plait.data.shapes import language
-from plait.data.shapes.cases import Case, Cases
+from plait.data.shapes import kinds, language
+from plait.data.shapes.cases import Case, Drawings
 from plait.data.shapes.draw import BACKGROUND
 from plait.data.shapes.kinds import CASES
 from plait.data.shapes.score import drawing, draws
@@ -57,20 +57,24 @@ class ShapesCases(Counted):
         name: one of `SUBJECTS`.
         count: cases.
         resolution: pixels a side.
+        steps: whether replies tell what they draw before they do, as in `plait.data.shapes.cases.Drawings`.
 
     Raises:
-        ConfigError: no such subject, or no cases.
+        ConfigError: no such subject, no cases, or steps where nothing is drawn.
     """
 
     what: ClassVar[str] = "cases"
     name: str
     count: int = 250
+    steps: bool = False
     guidance: float = 1.0
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.3, top_p=0.9))
 
     def __post_init__(self) -> None:
         if self.name not in SUBJECTS:
             raise ConfigError(f"no cases are scored as {self.name!r}; {hint(self.name, SUBJECTS)}")
+        if self.steps and not issubclass(CASES[SUBJECTS[self.name].kind], Drawings):
+            raise ConfigError(f"{self.name}: steps=True, but its replies are no pictures: leave steps out")
         super().__post_init__()
 
     def run(self, model: Model) -> dict[str, Any]:
@@ -94,11 +98,12 @@ class ShapesCases(Counted):
     def cases(self) -> Iterator[Case]:
         """The cases, all of the test's part of the world."""
         subject = SUBJECTS[self.name]
-        source: Cases = CASES[subject.kind](seed=self.seed, length=LENGTH, split="test", resolution=self.resolution)
+        fields = {"seed": self.seed, "length": LENGTH, "split": "test", "resolution": self.resolution}
+        source = kinds.cases(subject.kind, steps=self.steps, **fields)
         return islice(filter(subject.only, source.cases()), self.count)
 
     def _settings(self, case: Case) -> Settings:
-        most = 0 if case.reply.images else ANSWER_TOKENS
+        most = 0 if case.reply.images and not self.steps else ANSWER_TOKENS
         return Settings(max_new_tokens=most, guidance=self.guidance, image=self.sampling, seed=self.seed)
 
     def _blind(self, prompt: Document) -> Document:

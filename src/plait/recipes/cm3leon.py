@@ -18,7 +18,7 @@ from plait.checkpoints import directory
 from plait.data.packs import Data, Source
 from plait.data.prompted import Templated
 from plait.data.shapes import Shapes, language
-from plait.data.shapes.kinds import CASES
+from plait.data.shapes.kinds import CASES, cases
 from plait.data.shapes.questions import KINDS
 from plait.data.shards import training
 from plait.document import Blank, Document, Image, Text, Turn
@@ -52,17 +52,19 @@ GUIDANCE = 2.0
 PICTURED = {"shapes": 0.7, "maps": 0.1, "edges": 0.1, "writings": 0.1}
 """What the image tokenizer sees: it must keep what fine-tuning draws."""
 TUNED = {
-    "edits": 0.2,
-    "maps": 0.1,
+    "edits": 0.22,
+    "maps": 0.12,
     "edges": 0.08,
     "placements": 0.12,
-    "writings": 0.12,
-    "dialogues": 0.06,
-    "steps": 0.06,
-    "shapes": 0.26,
+    "writings": 0.14,
+    "dialogues": 0.04,
+    "steps": 0.04,
+    "shapes": 0.24,
 }
 """Kinds of cases that fine-tuning is about, and how much of pretraining goes on."""
-SCORED = ("edit", "segmentation", "edges", "boxes", "writing", "dialogue", "steps")
+DRAWN = ("edit", "segmentation", "edges", "boxes", "writing")
+"""What is scored by pictures, each of which is told before it is drawn."""
+SCORED = (*DRAWN, "dialogue", "steps")
 STEPS = {"tokenizer": 1000, "pretrain": 1600, "finetune": 2600}
 
 
@@ -111,13 +113,13 @@ def _shapes() -> Recipe:
             finetune_stage(config, {"shapes": documents, **tuned}, STEPS["finetune"], shares=TUNED),
         ),
         probes=_shapes_probes(),
-        tasks=(*tasks, *(ShapesCases(name=name, sampling=DRAWING) for name in SCORED)),
+        tasks=(*tasks, *(ShapesCases(name=name, sampling=DRAWING, steps=name in DRAWN) for name in SCORED)),
     )
 
 
 def _cases(seed: int, kinds: Iterable[str]) -> dict[str, Source]:
-    resolution = TINY.image.resolution
-    return {kind: CASES[kind](seed=seed, length=1_000_000, resolution=resolution) for kind in kinds if kind in CASES}
+    fields = {"seed": seed, "length": 1_000_000, "resolution": TINY.image.resolution}
+    return {kind: cases(kind, steps=True, **fields) for kind in kinds if kind in CASES}
 
 
 def _imported(data: str, instructions: Mapping[str, str]) -> Recipe:

@@ -335,7 +335,8 @@ class CM3LeonFormat(Format):
 
         Answers of a conversation are blanks of its text, which stands before its pictures (paper, table 5); answers
         that hold a picture stand where they are said. An open document ends where the model is to go on: behind its
-        last piece, behind `<break>` for a blank picture (blanks in text stay), else behind the first open `<infill>`.
+        last piece, behind `<break>` for a blank picture (blanks in text stay), else behind the first open `<infill>`;
+        with an empty turn of the assistant at its end, behind what was said, so that words may come before a picture.
         Documents before it stand in front, with `<break>` between (paper, figure 9).
         """
         voc = self.vocabulary
@@ -504,10 +505,16 @@ def _block(config: CM3LeonConfig, activation: nn.Module, rotation: nn.Module) ->
 
 
 def _asked(document: Document, open: bool) -> tuple[list[Piece], list[str]]:
-    """The pieces as they are laid out, and the known answers to their first blanks."""
+    """The pieces as they are laid out, and the known answers to their first blanks.
+
+    An open document whose last turn is an empty one of the assistant goes on as it is said: an answer that may draw.
+    """
     turns = document.turns
     if not turns:
         return list(document.pieces), []
+    if open and turns[-1].role == "assistant" and not turns[-1].pieces:
+        said = _as_said(document)
+        return [*said, *([Text("\n")] if isinstance(said[-1], Text) else [])], []
     answers = [turn for turn in turns if turn.role == "assistant"]
     if any(not isinstance(piece, Text) for turn in answers for piece in turn.pieces):
         return _as_said(document), []

@@ -12,15 +12,17 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from plait.data.shapes.cases import Cases, Wordings
+from plait.data.shapes import language
+from plait.data.shapes.cases import Cases, Drawings, Wordings
 from plait.data.shapes.kinds import CASES
 from plait.data.shapes.split import part
 from plait.data.shapes.world import SceneImage
-from plait.document import Blank, Document, Image, Text
+from plait.document import Blank, Document, Image, Text, Turn
 from plait.errors import ConfigError
 
 APART = ("videos", "stories", "matrices", "words", "opinions", "pages", "episodes", "contexts")  # see test_pictured.py
 HERE = {name: kind for name, kind in CASES.items() if name not in APART}
+TOLD = {name: kind for name, kind in CASES.items() if issubclass(kind, Drawings)}
 every = pytest.mark.parametrize("kind", HERE.values(), ids=HERE)
 
 
@@ -61,6 +63,20 @@ def test_the_document_is_the_prompt_and_the_reply(kind):
         )
         assert case.prompt.text + case.reply.text == case.document.text
         assert [*case.prompt.images, *case.reply.images] == case.document.images
+
+
+@pytest.mark.parametrize("kind", TOLD.values(), ids=TOLD)
+def test_steps_tell_what_is_drawn_then(kind):
+    for case, told in zip(kind(seed=1, length=40).cases(), kind(seed=1, length=40, steps=True).cases(), strict=True):
+        words, image = told.reply
+        assert image == case.reply.images[0] and told.check(told.reply) == case.check(case.reply) == 1
+        assert told.prompt.turns == (*case.prompt.turns[:-1], Turn("assistant", []))
+        assert told.document.turns == (*case.document.turns[:-1], Turn("assistant", [words, image]))
+        said = words.text.rpartition(": ")[2]
+        if isinstance(image.source, SceneImage):
+            assert language.parse(said) == image.source.scene.content
+        else:
+            assert said.replace(" ", "") == image.source.text
 
 
 @every

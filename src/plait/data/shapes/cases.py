@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+from plait.data.shapes import language
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.split import STREAMS, Part
+from plait.data.shapes.world import Scene
 from plait.document import Blank, Document, Image, Piece, Turn
 from plait.errors import ConfigError
 
@@ -31,16 +33,21 @@ class Case:
         answer: str | Image,
         check: Callable[[Document], float],
         before: Sequence[tuple[Sequence[Piece | str], str | Image]] = (),
+        told: str = "",
     ) -> Case:
-        """A question in a turn of its own and its answer, in words or as a picture; `before` holds such turns too."""
+        """A question in a turn of its own and its answer, in words or as a picture; `before` holds such turns too.
+
+        What is told before a picture is the model's to say: the prompt ends where its turn begins.
+        """
         said = [turn for asked, reply in before for turn in (Turn("user", asked), Turn("assistant", reply))]
         user = Turn("user", question)
-        drawn = [Turn("assistant", Blank("image"))] if isinstance(answer, Image) else []
+        reply = [told, answer] if told else [answer]
+        begun = [] if told else [Blank("image")]
         return cls(
-            document=Document([*said, user, Turn("assistant", answer)]),
-            prompt=Document([*said, user, *drawn]),
+            document=Document([*said, user, Turn("assistant", reply)]),
+            prompt=Document([*said, user, *([Turn("assistant", begun)] if isinstance(answer, Image) else [])]),
             check=check,
-            reply=Document([answer]),
+            reply=Document(reply),
         )
 
 
@@ -105,3 +112,19 @@ class Cases:
         if not 0 <= i < self.length:
             raise IndexError(f"case {i} of {self.length}")
         return Chance(self.seed, i, (zlib.crc32(self.name.encode()) << 8) + STREAMS[self.split] + purpose)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawings(Cases):
+    """A kind of case whose reply is a picture.
+
+    Args:
+        steps: whether the reply first tells what is to be drawn, so that a small model does one thing after the other.
+            Judges look at the picture alone.
+    """
+
+    steps: bool = False
+
+    def told(self, scene: Scene) -> str:
+        """A caption of the scene that is to be drawn, always in the same wording and order; nothing without steps."""
+        return language.say(scene.in_order, language.WORDINGS[0]) if self.steps else ""

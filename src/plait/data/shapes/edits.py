@@ -8,10 +8,12 @@ from functools import partial
 from typing import ClassVar, NamedTuple
 
 from plait.data.shapes import oracle
-from plait.data.shapes.cases import Case, Cases, Wordings
+from plait.data.shapes.cases import Case, Drawings, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.language import PLACE_WORDS, SIZE_WORDS
-from plait.data.shapes.naming import name_of
+from plait.data.shapes.looking import NO, ORDER, Sought, like, look
+from plait.data.shapes.naming import named_by, phrase
+from plait.data.shapes.questions import SO
 from plait.data.shapes.score import drawing, object_accuracy
 from plait.data.shapes.split import SEEN_PAIRS, Part, another, draw_scene, noisy, part
 from plait.data.shapes.world import PLACES, SIZES, Object, Scene, SceneImage
@@ -42,18 +44,21 @@ WORDINGS = {
 
 
 class Edit(NamedTuple):
-    """What is asked, and the scene after it."""
+    """What is asked, the scene after it, and what is looked for in the one before."""
 
     words: dict[str, str]
     after: Scene
+    sought: Sought = Sought({}, lambda item: NO)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edits(Cases):
+class Edits(Drawings):
     """An instruction that changes one object: its colour, shape, size or place; or removes or adds one.
 
     Both scenes belong to the part. The reply is a picture; it is worth nothing unless the oracle finds the change done,
     and then the share of the other objects that are still as they were.
+
+    Steps: the objects, which of them is meant, and a caption of the scene after.
 
     Chance: a copy of the picture, in which the change is not done.
     """
@@ -63,16 +68,18 @@ class Edits(Cases):
 
     def case(self, i: int) -> Case:
         """Case i."""
-        before, instruction, after = drawn_edit(self.stream(i), self.split, OBJECTS)
-        first, second = (Image(SceneImage(scene, self.resolution)) for scene in (before, after))
-        return Case.asked([first, instruction], second, partial(_worth, before, after))
+        before, instruction, edit = drawn_edit(self.stream(i), self.split, OBJECTS)
+        first, second = (Image(SceneImage(scene, self.resolution)) for scene in (before, edit.after))
+        steps = ", ".join(look(before, edit.sought, *ORDER))
+        told = f"{steps}{SO}{self.told(edit.after)}" if self.steps else ""
+        return Case.asked([first, instruction], second, partial(_worth, before, edit.after), told=told)
 
 
-def drawn_edit(chance: Chance, wanted: Part, objects: Sequence[int]) -> tuple[Scene, str, Scene]:
-    """A scene of as many objects, an instruction of any kind, and the scene after it, not empty; both of the part."""
+def drawn_edit(chance: Chance, wanted: Part, objects: Sequence[int]) -> tuple[Scene, str, Edit]:
+    """A scene of as many objects, an instruction of any kind, and the edit; both scenes of the part, and not empty."""
     kind = chance.choice(tuple(WORDINGS))
     before, edit = _drawn(kind, chance, wanted, objects)
-    return before, WORDINGS[kind].pick(chance, wanted).format(**edit.words), edit.after
+    return before, WORDINGS[kind].pick(chance, wanted).format(**edit.words), edit
 
 
 def _drawn(kind: str, chance: Chance, wanted: Part, objects: Sequence[int]) -> tuple[Scene, Edit]:
@@ -110,25 +117,27 @@ def _place(scene: Scene, chance: Chance) -> str:
 def _change(attribute: str) -> Callable[[Scene, Chance], Edit | None]:
     def edit(scene: Scene, chance: Chance) -> Edit | None:
         item = chance.choice(scene.objects)
-        name = name_of(scene, item, "", chance)
-        if name is None:
+        named = named_by(scene, item, "", chance)
+        if named is None:
             return None
         value = _place(scene, chance) if attribute == "place" else another(item, attribute, chance, train=True)
         said = chance.choice(PLACE_WORDS[value] if attribute == "place" else SIZE_WORDS.get(value, (value,)))
         words = {
-            "a": "the " + name,
+            "a": "the " + phrase(item, named),
             "v": said,
             "to": "to " + said.split(" ", 1)[-1],
         }  # "in the middle", "to the middle"
-        return Edit(words, _exchanged(scene, item, (item.changed(attribute, value),)))
+        return Edit(words, _exchanged(scene, item, (item.changed(attribute, value),)), like(item, named))
 
     return edit
 
 
 def _remove(scene: Scene, chance: Chance) -> Edit | None:
     item = chance.choice(scene.objects)
-    name = name_of(scene, item, "", chance)
-    return None if name is None else Edit({"a": "the " + name}, _exchanged(scene, item, ()))
+    named = named_by(scene, item, "", chance)
+    if named is None:
+        return None
+    return Edit({"a": "the " + phrase(item, named)}, _exchanged(scene, item, ()), like(item, named))
 
 
 def _add(scene: Scene, chance: Chance) -> Edit:

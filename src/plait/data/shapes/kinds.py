@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from plait.data.shapes.boxes import Boxes
-from plait.data.shapes.cases import Cases
+from plait.data.shapes.cases import Cases, Drawings
 from plait.data.shapes.contexts import Contexts
 from plait.data.shapes.dialogues import Dialogues
 from plait.data.shapes.edits import Edits
@@ -51,3 +53,11 @@ _KINDS: tuple[type[Cases], ...] = (
     Contexts,
 )
 CASES: dict[str, type[Cases]] = {kind.name: kind for kind in _KINDS}
+
+
+def cases(kind: str, *, steps: bool = False, **fields: Any) -> Cases:
+    """Cases of a kind by its name; with steps where its replies are pictures (`Drawings`)."""
+    of = CASES[kind]
+    if steps and issubclass(of, Drawings):
+        fields["steps"] = True
+    return of(**fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import ClassVar
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.data.shapes import draw
-from plait.data.shapes.cases import Case, Cases, Wordings
+from plait.data.shapes.cases import Case, Drawings, Wordings
 from plait.data.shapes.score import drawing, overlap
 from plait.data.shapes.split import draw_scene
 from plait.data.shapes.world import Scene, SceneImage
@@ -37,7 +38,7 @@ COLOURING = Wordings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maps(Cases):
+class Maps(Drawings):
     """The segmentation map of a picture, or the picture of a map, as often.
 
     In a map each object is its flat colour on black, a black one white. The reply is compared pixel by pixel, each
@@ -57,11 +58,12 @@ class Maps(Cases):
         back = chance.unit() < 0.5
         request = (FILLING if back else SEGMENTING).pick(chance, self.split)
         picture, mapped = (Image(SceneImage(scene, self.resolution, style)) for style in ("plain", "segments"))
-        return _case(scene, [mapped if back else picture, request], self.resolution, "plain" if back else "segments")
+        asked: list[Image | str] = [mapped if back else picture, request]
+        return _case(scene, asked, self.resolution, "plain" if back else "segments", self.told(scene))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edges(Cases):
+class Edges(Drawings):
     """The edges of a picture, white lines on black along the objects' rims, or the picture of such edges, as often.
 
     For the way back the colours are said in reading order, the places are not. Pixels are compared as those of `Maps`;
@@ -80,7 +82,8 @@ class Edges(Cases):
         back = chance.unit() < 0.5
         request = (COLOURING if back else TRACING).pick(chance, self.split).format(colours(scene))
         picture, traced = (Image(SceneImage(scene, self.resolution, style)) for style in ("plain", "edges"))
-        return _case(scene, [traced if back else picture, request], self.resolution, "plain" if back else "edges")
+        asked: list[Image | str] = [traced if back else picture, request]
+        return _case(scene, asked, self.resolution, "plain" if back else "edges", self.told(scene))
 
 
 def colours(scene: Scene) -> str:
@@ -107,9 +110,9 @@ def agreement(scene: Scene, resolution: int, style: str, reply: Document) -> flo
     return overlap(asked, labels(np.asarray(same.convert("RGB")), style))
 
 
-def _case(scene: Scene, question: list[Image | str], resolution: int, style: str) -> Case:
+def _case(scene: Scene, question: Sequence[Image | str], resolution: int, style: str, told: str) -> Case:
     answer = Image(SceneImage(scene, resolution, style))
-    return Case.asked(question, answer, partial(agreement, scene, resolution, style))
+    return Case.asked(question, answer, partial(agreement, scene, resolution, style), told=told)
 
 
 @cache

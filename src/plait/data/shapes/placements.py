@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from plait.data.shapes import oracle
 from plait.data.shapes.boxes import Box, box, iou, kind, written
-from plait.data.shapes.cases import Case, Cases, Wordings
+from plait.data.shapes.cases import Case, Drawings, Wordings
 from plait.data.shapes.score import drawing
 from plait.data.shapes.split import draw_scene
 from plait.data.shapes.world import SceneImage
@@ -25,7 +25,7 @@ PLACING = Wordings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placements(Cases):
+class Placements(Drawings):
     """Objects with the boxes that they are to fill, and the picture.
 
     Boxes are written as in `Boxes`. An object that the oracle finds is in its box where it has the colour and the
@@ -46,7 +46,8 @@ class Placements(Cases):
         asked = [(kind(item), box(item)) for item in objects]
         listed = ", ".join(f"{name} {written(where)}" for name, where in asked)
         request = PLACING.pick(chance, self.split).format(listed)
-        return Case.asked([request], Image(SceneImage(scene, self.resolution)), partial(placed, asked))
+        image = Image(SceneImage(scene, self.resolution))
+        return Case.asked([request], image, partial(placed, asked), told=self.told(scene))
 
 
 def placed(asked: Sequence[tuple[str, Box]], reply: Document) -> float:

@@ -33,10 +33,10 @@ class Sketches(Cases):
     def case(self, i: int) -> Case:
         """Case i."""
         chance, train = self.stream(i), self.split != "test"
-        before, instruction, after = drawn_edit(chance, self.split, OBJECTS)
+        before, instruction, edit = drawn_edit(chance, self.split, OBJECTS)
         asked = DRAWING.pick(chance, self.split).format(s=language.caption(before, chance, train).text)
-        (question,) = questions.questions(after, chance, 1, train)
-        first, second = (Image(SceneImage(scene, self.resolution)) for scene in (before, after))
+        (question,) = questions.questions(edit.after, chance, 1, train)
+        first, second = (Image(SceneImage(scene, self.resolution)) for scene in (before, edit.after))
         return Case.asked(
             [question.text],
             question.answer,

@@ -10,7 +10,7 @@ from functools import partial
 from typing import ClassVar
 
 from plait.data.shapes import language, oracle
-from plait.data.shapes.cases import Case, Cases, Wordings
+from plait.data.shapes.cases import Case, Cases, Drawings, Wordings
 from plait.data.shapes.draw import STYLES
 from plait.data.shapes.score import drawing, draws, says
 from plait.data.shapes.split import draw_scene
@@ -81,7 +81,7 @@ class StyleDrawings(Cases):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restylings(Cases):
+class Restylings(Drawings):
     """A picture in one style and the name of another, and the picture in that; judged as `StyleDrawings`.
 
     Chance: a copy of the picture, which is in the wrong style.
@@ -96,11 +96,12 @@ class Restylings(Cases):
         scene, (first, second) = draw_scene(chance, OBJECTS, self.split), chance.sample(tuple(STYLES), 2)
         before, after = (Image(SceneImage(scene, self.resolution, style)) for style in (first, second))
         request = RESTYLING.pick(chance, self.split).format(v=second)
-        return Case.asked([before, request], after, partial(worth, scene, second))
+        told = _told(self.told(scene), second)
+        return Case.asked([before, request], after, partial(worth, scene, second), told=told)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compositions(Cases):
+class Compositions(Drawings):
     """Two pictures, and a third: the scene of the first in the style of the second; judged as `StyleDrawings`.
 
     The first is in another style than the second, which shows another scene.
@@ -120,7 +121,13 @@ class Compositions(Cases):
             other = draw_scene(chance, OBJECTS, self.split)
         shown = ((scene, first), (other, second), (scene, second))
         content, look, both = (Image(SceneImage(one, self.resolution, style)) for one, style in shown)
-        return Case.asked([content, look, COMPOSING.pick(chance, self.split)], both, partial(worth, scene, second))
+        asked: list[Image | str] = [content, look, COMPOSING.pick(chance, self.split)]
+        return Case.asked(asked, both, partial(worth, scene, second), told=_told(self.told(scene), second))
+
+
+def _told(caption: str, style: str) -> str:
+    """ "in the dotted style: a red circle at the top."; nothing of no caption."""
+    return DRAWING.seen[-1].format(s=caption, v=style) if caption else ""
 
 
 def worth(scene: Scene, style: str, reply: Document) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 
 from plait.data.shapes import font
-from plait.data.shapes.cases import Case, Cases, Wordings
+from plait.data.shapes.cases import Case, Drawings, Wordings
 from plait.data.shapes.draw import BACKGROUND, COLOURS, Array
 from plait.data.shapes.invented import invented
 from plait.data.shapes.score import drawing
@@ -47,12 +47,14 @@ class Print:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writings(Cases):
+class Writings(Drawings):
     """A text of two to four letters or digits, and the picture that says it.
 
     Words are invented, and split from numbers by no more than their letters; both are split into parts by their hash,
     so that no text of the test is written in training. The reply is a picture: it counts when the whole text is read
     from it, each letter's place taken as the letter, or the empty place, that it is nearest to.
+
+    Steps: its letters one by one.
 
     Chance: nothing, by the most frequent text of training.
     """
@@ -75,7 +77,8 @@ class Writings(Cases):
         """Case i."""
         text = self.text(i)
         request = WRITE.pick(self.stream(i, 1), self.split).format(text)
-        return Case.asked([request], Image(Print(text, self.resolution)), partial(_says, text))
+        told = " ".join(text) if self.steps else ""
+        return Case.asked([request], Image(Print(text, self.resolution)), partial(_says, text), told=told)
 
 
 def read(picture: PIL.Image.Image) -> str:
