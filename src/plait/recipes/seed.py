@@ -32,7 +32,7 @@ from plait.data.crops import RandomCrop
 from plait.data.packs import Data, Source
 from plait.data.prompted import BothOrders, Pages, Requested, Shown
 from plait.data.shapes import Shapes, language
-from plait.data.shapes.kinds import CASES
+from plait.data.shapes.kinds import cases
 from plait.data.shards import training
 from plait.document import Blank, Document, Image, Turn
 from plait.errors import ConfigError, hint
@@ -435,7 +435,8 @@ def tiny(
             ShapesCaption(held=held),
             ShapesQuestions(held=held),
             ShapesDraw(held=held, guidance=1.0, sampling=DRAWING, asked=True),
-            *(ShapesCases(name=name, sampling=DRAWING) for name in ("edit", "composition", "dialogue", "sketches")),
+            *(ShapesCases(name=name, sampling=DRAWING, steps=True) for name in ("edit", "composition")),
+            *(ShapesCases(name=name) for name in ("dialogue", "sketches")),
         ),
     )
 
@@ -615,7 +616,7 @@ def _tuned(seed: int) -> dict[str, Source]:
         "draw": Requested(source=_shapes(seed + 2, draw=1.0), task="draw"),
         "edit": Requested(source=_case("edits", seed + 1), task="edit"),
         "story": Requested(source=_case("stories", seed + 1, forms=("draw",)), task="story"),
-        **{kind: _case(kind, seed) for kind in kinds},
+        **{kind: _case(kind, seed, steps=True) for kind in kinds},
     }
 
 
@@ -624,7 +625,7 @@ def _shapes(seed: int, **mix: float) -> Source:
 
 
 def _case(kind: str, seed: int, **more: Any) -> Source:
-    return CASES[kind](seed=seed, length=1_000_000, resolution=TINY.tokenizer.vision.image_size, **more)
+    return cases(kind, seed=seed, length=1_000_000, resolution=TINY.tokenizer.vision.image_size, **more)
 
 
 def upkeep(system: Seed) -> CodebookUpkeep:
