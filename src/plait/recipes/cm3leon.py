@@ -44,7 +44,7 @@ MIX = {"draw": 0.59, "describe": 0.11, "questions": 0.3}
 """Kinds of document. The steps before an answer name what there is, so that few have to be descriptions."""
 QUESTIONS = 4  # on each picture that is asked about
 TOLD = 2.5
-"""Weight of words as targets; codes have 1. Much of what these tell is shade and noise, which none can know."""
+"""Weight of words as targets in pretraining; codes have 1. Much of what these tell is shade and noise, which none can know."""
 BEST_OF = 4  # drawings of a caption, ranked by the model itself
 HARD = {kind: share if kind in ("colour", "shape", "place") else 2 * share for kind, share in KINDS.items()}
 """What is asked in training: captions teach colours, shapes and places already."""
@@ -177,7 +177,7 @@ def pretrain_stage(
 ) -> Stage:
     """CM3 on whole documents in packs; the tokenizer stays as it is."""
     data = Data(sources=sources, rows=8, length=config.positions, transforms=(_tiny_mask(config),), seed=SEED + 1)
-    return _tiny_stage(config, "pretrain", data, steps, rate=1.0, before=(start_codes,), tasks=tasks)
+    return _tiny_stage(config, "pretrain", data, steps, told=TOLD, before=(start_codes,), tasks=tasks)
 
 
 def finetune_stage(
@@ -192,21 +192,21 @@ def finetune_stage(
         transforms=(_tiny_mask(config),),
         seed=SEED + 5,
     )
-    return _tiny_stage(config, "finetune", data, steps, rate=0.5)
+    return _tiny_stage(config, "finetune", data, steps, told=1.0)
 
 
-def _tiny_stage(config: CM3LeonConfig, name: str, data: Data, steps: int, rate: float, **more: Any) -> Stage:
-    """At `rate` times the learning rates of pretraining; `more` are further fields of the stage."""
+def _tiny_stage(config: CM3LeonConfig, name: str, data: Data, steps: int, told: float, **more: Any) -> Stage:
+    """Words as targets have the weight `told`, codes 1; `more` are further fields of the stage."""
     tables = ("embed.*", "positions.*", "places.*") if config.raster else ("embed.*", "positions.*")
     return Stage(
         name=name,
         data=data,
         updates=(
             Update(
-                objective=NextToken(kinds=("token", "code"), scale={"token": TOLD}),
+                objective=NextToken(kinds=("token", "code"), scale={"token": told}),
                 optimisers=(
-                    Optimiser(train=("decoder.*",), kind="muon", lr=0.01 * rate, betas=(0.95, 0.0), weight_decay=0.01),
-                    Optimiser(train=tables, lr=3e-3 * rate),
+                    Optimiser(train=("decoder.*",), kind="muon", lr=0.01, betas=(0.95, 0.0), weight_decay=0.01),
+                    Optimiser(train=tables, lr=3e-3),
                 ),
             ),
         ),
