@@ -114,6 +114,8 @@ def test_a_prompt_may_ask_for_a_picture_first(picture: Picture) -> None:
     assert FORMAT.layout(answered, open=True).ids().tolist() == FORMAT.layout(wished, open=True).ids().tolist()
     with pytest.raises(DocumentError, match="does not end with the user's turn"):
         FORMAT.layout(Document([Turn("user", "a"), Turn("assistant", ["here:", Blank("image")])]), open=True)
+    free = (Document([Turn("user", "a")]), Document([Turn("user", "a"), Turn("assistant", [])]))  # words or pictures
+    assert FORMAT.layout(free[0], open=True).ids().tolist() == FORMAT.layout(free[1], open=True).ids().tolist()
     for asked in (Document(["a", Blank("image")]), wished, answered):
         laid = FORMAT.layout(asked, open=True).ids().tolist()
         assert laid[-1] == FORMAT.begin and laid.count(FORMAT.begin) == 1

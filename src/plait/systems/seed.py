@@ -265,7 +265,7 @@ class SeedFormat(Format):
         if open:
             turns, drawn = document.turns, _draws(document)
             last = replace(turns[-1], pieces=turns[-1].pieces[:-1]) if drawn else turns[-1]
-            begun = drawn and last.role == "assistant" and not last.pieces  # its answer, which a picture begins
+            begun = last.role == "assistant" and not last.pieces  # its answer, which may begin with a picture
             return self._prompt(self.dialogue.prompt(turns[:-1] if begun else [*turns[:-1], last]), drawn)
         spans = [tokens([self.text.bos], weight=0.0)]
         for role, part in self.dialogue.parts(document.turns):

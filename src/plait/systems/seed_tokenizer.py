@@ -153,7 +153,7 @@ _TINY_UNCLIP = UnCLIPConfig(
 )
 TINY = SeedTokenizerConfig(
     vision=VITConfig(image_size=32, patch=8, width=128, depth=4, heads=4, hidden=512),
-    qformer=QFormerConfig(width=96, depth=4, heads=4, hidden=192, queries=16, image_width=128, causal=True),
+    qformer=QFormerConfig(width=96, depth=4, heads=4, hidden=192, queries=32, image_width=128, causal=True),
     codes=128,
     code_width=32,
     embedding=384,
