@@ -380,7 +380,7 @@ def _update(trained: tuple[str, ...], lr: float) -> Update:
 
 
 FROM_FOUNDATIONS = {"vision": "eva", "vision_norm": "vision_norm", "decoder": "unclip"}
-TINY_STEPS = {"contrast": 200, "codes": 2000, "pretrain": 300, "whole": 1700, "instruct": 1500}
+TINY_STEPS = {"contrast": 200, "codes": 2000, "pretrain": 300, "whole": 1900, "instruct": 1700}
 TINY_LORA = replace(LORA, dropout=0.0)
 _OF_QFORMER = of_qformer("tokenizer.qformer")
 PAIRED = {"captions": 0.7, "styles": 0.3}
@@ -391,8 +391,8 @@ TUNED = {
     "captions": 0.08,
     "questions": 0.2,
     "draw": 0.17,
-    "edits": 0.16,
-    "edit": 0.04,
+    "edits": 0.18,
+    "edit": 0.02,
     "story": 0.05,
     "compositions": 0.14,
     "dialogues": 0.06,
