@@ -145,6 +145,9 @@ def test_they_are_found_by_name_and_written_down():
     assert {f"shapes/{name}" for name in SUBJECTS} <= set(TASKS)
     (task,) = find("shapes/edit", 7)
     assert task == ShapesCases(name="edit", count=7) == from_plain(ShapesCases, to_plain(task))
+    assert find("shapes/edit-steps", 7) == [replace(task, steps=True)] and "shapes/in_context-steps" not in TASKS
+    with pytest.raises(ConfigError, match="2 tasks have the name 'edit'"):
+        evaluate(Knowing(task), [task, replace(task, steps=True)])
     assert find("shapes/boxes")[0].count == ShapesCases.count
     with pytest.raises(ConfigError, match="no cases are scored as 'edits'; did you mean 'edit'"):
         ShapesCases(name="edits")

@@ -48,8 +48,8 @@ Factory = Callable[[int | None], Sequence[Task]]
 """Makes tasks, with at most so many items in each group."""
 
 
-def _cases(name: str, limit: int | None) -> list[Task]:
-    return [ShapesCases.at_most(limit, name=name)]
+def _cases(name: str, steps: bool, limit: int | None) -> list[Task]:
+    return [ShapesCases.at_most(limit, name=name, steps=steps)]
 
 
 _WAYS: tuple[tuple[Steps, bool], ...] = (("one", False), ("two", False), ("two", True))
@@ -77,7 +77,8 @@ TASKS: dict[str, Factory] = {
     "shapes/descriptions": lambda limit: [ShapesDescriptions.at_most(limit)],
     "shapes/commonsense": lambda limit: [ShapesCommonsense.at_most(limit)],
     "shapes/names": lambda limit: [ShapesNames.at_most(limit)],
-    **{f"shapes/{name}": partial(_cases, name) for name in SUBJECTS},
+    **{f"shapes/{name}": partial(_cases, name, False) for name in SUBJECTS},
+    **{f"shapes/{name}-steps": partial(_cases, name, True) for name, one in SUBJECTS.items() if one.may_tell},
 }
 
 
@@ -109,5 +110,12 @@ def _from_outside(address: str, limit: int | None) -> Sequence[Task]:
 
 
 def evaluate(model: Model, tasks: Sequence[Task]) -> dict[str, Scores]:
-    """The scores of each task by its name."""
+    """The scores of each task by its name.
+
+    Raises:
+        ConfigError: two tasks have the same name.
+    """
+    names = [task.name for task in tasks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"{names.count(twice)} tasks have the name {twice!r}: score them one by one")
     return {task.name: task.run(model) for task in tasks}

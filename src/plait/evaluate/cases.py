@@ -44,6 +44,11 @@ class Subject:
     only: Callable[[Case], bool] = lambda case: True
     """Which cases of the kind."""
 
+    @property
+    def may_tell(self) -> bool:
+        """Whether a reply may tell first what it draws."""
+        return issubclass(CASES[self.kind], Drawings)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesCases(Counted):
@@ -73,7 +78,7 @@ class ShapesCases(Counted):
     def __post_init__(self) -> None:
         if self.name not in SUBJECTS:
             raise ConfigError(f"no cases are scored as {self.name!r}; {hint(self.name, SUBJECTS)}")
-        if self.steps and not issubclass(CASES[SUBJECTS[self.name].kind], Drawings):
+        if self.steps and not SUBJECTS[self.name].may_tell:
             raise ConfigError(f"{self.name}: steps=True, but its replies are no pictures: leave steps out")
         super().__post_init__()
 
