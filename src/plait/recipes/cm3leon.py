@@ -44,7 +44,8 @@ MIX = {"draw": 0.59, "describe": 0.11, "questions": 0.3}
 """Kinds of document. The steps before an answer name what there is, so that few have to be descriptions."""
 QUESTIONS = 4  # on each picture that is asked about
 TOLD = 2.5
-"""Weight of words as targets in pretraining; codes have 1. Much of what these tell is shade and noise, which none can know."""
+"""Weight of words as targets in pretraining; codes have 1. Much of what these tell is shade and noise that none can
+know."""
 BEST_OF = 4  # drawings of a caption, ranked by the model itself
 HARD = {kind: share if kind in ("colour", "shape", "place") else 2 * share for kind, share in KINDS.items()}
 """What is asked in training: captions teach colours, shapes and places already."""
