@@ -61,6 +61,22 @@ def test_the_candidate_with_the_likeliest_yes_is_chosen():
     assert model.asked[0].pieces[-1] == Text("Is it correct?")
 
 
+def test_matrices_are_looked_at_before_yes_is_weighed():
+    task = ShapesMatrices(count=6, steps=True)
+    source = Matrices(seed=task.seed, length=6, split="test", resolution=32, form="judge")
+    looked = {
+        prompt: f"{'; '.join(matrix.look(cell))}: No"
+        for case, matrix in ((source.case(i), source.matrix(i)) for i in range(6))
+        for prompt, cell in zip(case.candidates, matrix.candidates, strict=True)
+    }
+    model = Likely(lambda document, _: float(" no" not in document.pieces[-1].text), say=looked.__getitem__)
+    assert task.run(model)["accuracy"] == 1 and len(model.asked) == 36
+    assert all(document.pieces[-1].text.endswith(": ") for document in model.asked)
+    silent = Likely(lambda document, _: 0.0)
+    task.run(silent)
+    assert [document.pieces[-1].text for document in silent.asked] == ["Is it correct?"] * 36
+
+
 def opinion(document):
     source = document.images[0].source
     assert isinstance(source, Writing)

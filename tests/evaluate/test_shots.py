@@ -113,6 +113,16 @@ def test_episodes_behind_more_and_more_examples():
     assert by_shots["0"] == by_shots["2"] == guess
 
 
+def test_episodes_are_named_behind_what_each_picture_shows():
+    task = ShapesEpisodes(count=10, steps=True, shots=(2,))
+    model = Knowing({})
+    model.say = lambda document: f"so many: {len(document.images)} pictures"
+    task.run(model)
+    asked, ranked = model.asked[:10], model.asked[10:]
+    assert {document.pieces[-1] for document in ranked} == {Text("so many: ")}
+    assert {document.pieces[:-1] for document in ranked} == {document.pieces for document in asked}
+
+
 def test_examples_of_an_episode_are_as_many_of_each_name():
     for case in ShapesEpisodes(count=20).cases():
         for count in (0, 2, 4, 8):

@@ -20,26 +20,34 @@ from plait.document import Document, Image, Text
 from plait.errors import ConfigError
 from plait.evaluate.counted import Counted
 from plait.evaluate.prompting import answering, best, rank, two_steps
-from plait.evaluate.shots import means
+from plait.evaluate.shots import behind_steps, means
 from plait.generate.model import Model
 from plait.text.questions import INTRODUCE, NAME, QUESTION, SENTIMENT, short_answer
 
 FEELINGS = ("positive", "negative")
 RATIONALE_TOKENS = 32
+MATRIX_TOKENS = 96  # of steps: nine values of four attributes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesMatrices(Counted):
-    """Which of six pictures completes a matrix: that behind which "Yes" is likeliest as the answer whether it does."""
+    """Which of six pictures completes a matrix: that behind which "Yes" is likeliest as the answer whether it does.
+
+    Args:
+        steps: the model first tells of each candidate what it looks at (`Matrix.look`), and answers behind that.
+    """
 
     name: ClassVar[str] = "matrices"
     count: int = 120
+    steps: bool = False
 
     def run(self, model: Model) -> dict[str, Any]:
         """{"accuracy", "n", "chance", "by_attribute"}: by what the candidates differ in."""
         source = Matrices(seed=self.seed, length=self.count, split="test", resolution=self.resolution, form="judge")
         cases = [source.case(i) for i in range(self.count)]
         prompts = [candidate for case in cases for candidate in case.candidates]
+        if self.steps:
+            prompts = behind_steps(model, prompts, MATRIX_TOKENS)
         scores = [score for (score,) in rank(model, prompts, [["Yes"]] * len(prompts), ended=False)]
         right = [best(scores[i * CANDIDATES : (i + 1) * CANDIDATES]) == case.right for i, case in enumerate(cases)]
         by = defaultdict(list)

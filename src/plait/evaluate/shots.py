@@ -13,19 +13,20 @@ from plait.data.prompted import spoken
 from plait.data.shapes.cases import Case
 from plait.data.shapes.episodes import Episode, Episodes
 from plait.data.shapes.pages import Pages
-from plait.data.shapes.questions import KINDS, Question
+from plait.data.shapes.questions import KINDS, SO, Question
 from plait.data.shapes.source import Shapes
 from plait.data.shapes.world import Scene, SceneImage
 from plait.document import Document, Image, Text
 from plait.errors import ConfigError
 from plait.evaluate.counted import Counted
-from plait.evaluate.prompting import SHOTS, AtRandom, Choice, FewShot, Nearest, answering, best, rank
+from plait.evaluate.prompting import SHOTS, AtRandom, Choice, FewShot, Nearest, answering, best, rank, two_steps
 from plait.generate.model import Model
 from plait.retrieval.embed import load_embedder
 from plait.text.questions import QUESTION, short_answer
 
 TRAINED = ("colour", "place", "count", "existence")
 """The kinds of questions that pages of training hold; the others are met in tests alone."""
+EPISODE_TOKENS = 128  # of steps: eight examples and one more picture
 LENGTH = 1_000_000  # of a source, whose first cases are scored
 
 
@@ -33,6 +34,20 @@ def means(values: Iterable[float], measure: str = "accuracy") -> dict[str, Any]:
     """{measure, "n"}."""
     kept = list(values)
     return {measure: sum(kept) / len(kept), "n": len(kept)}
+
+
+def behind_steps(model: Model, prompts: Sequence[Document], tokens: int) -> list[Document]:
+    """Prompts of pieces, each with what the model says to it up to the last ": ": what it looks at before it answers.
+
+    Args:
+        tokens: that it may say.
+    """
+
+    def then(number: int, said: str) -> Document:
+        steps, so, _ = said.rpartition(SO)
+        return Document([*prompts[number], steps + so]) if so else prompts[number]
+
+    return two_steps(model, prompts, then, answering(model, tokens))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +158,13 @@ class ShapesEpisodes(Counted):
     """Invented names of two kinds of pictures, told by 0, 2, 4 and 8 examples; the likelier name for one more picture.
 
     The same pictures are named behind each number of examples, which are as many of either name.
+
+    Args:
+        steps: the model first tells what each picture shows (`Episodes`), and names the last one behind that.
     """
 
     name: ClassVar[str] = "episodes"
+    steps: bool = False
     shots: tuple[int, ...] = SHOTS
 
     def __post_init__(self) -> None:
@@ -158,7 +177,10 @@ class ShapesEpisodes(Counted):
         names = [[candidate.text for candidate in case.candidates] for case in cases]
         by_shots = {}
         for count in self.shots:
-            scores = rank(model, [self.prompt(case, count) for case in cases], names)
+            prompts = [self.prompt(case, count) for case in cases]
+            if self.steps:
+                prompts = behind_steps(model, prompts, EPISODE_TOKENS)
+            scores = rank(model, prompts, names)
             right = [best(found) == case.right for found, case in zip(scores, cases, strict=True)]
             by_shots[str(count)] = means(right)
         return {**by_shots[str(max(self.shots))], "chance": Episodes.chance, "by_shots": by_shots}

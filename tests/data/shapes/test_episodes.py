@@ -93,3 +93,17 @@ def test_held_out_wordings_come_in_the_test_alone():
 def test_wrong_fields_are_refused(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         Episodes(seed=0, length=1, **changes)
+
+
+def test_steps_tell_what_each_picture_shows_and_what_names_go_by():
+    source, plain = (Episodes(seed=6, length=60, shots=3, steps=steps) for steps in (True, False))
+    for case, short in zip(source.cases(), plain.cases(), strict=True):
+        assert case.prompt == short.prompt and case.document.pieces == (*case.prompt, *case.reply)
+        told, name = case.reply
+        assert name == short.reply.pieces[0] and case.check(case.reply) == case.check(short.reply) == 1
+        *shown, tells = told.text.removesuffix(": ").split(", ")
+        scenes = [image.source.scene for image in case.prompt.images]
+        assert [one.split()[-2:] for one in shown] == [list(scene.content[0][:2]) for scene in scenes]
+        at = ("colour", "shape").index(tells)
+        words = [one.split() for one in shown]
+        assert {label for label, *facts in words[:-1] if facts[at] == words[-1][at]} == {labels(case)[case.right]}

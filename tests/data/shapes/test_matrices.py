@@ -11,7 +11,8 @@ import pytest
 
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.matrices import ATTRIBUTES, CANDIDATES, ORDERED, RADII, Cell, Matrices, implied, picture
-from plait.document import Image
+from plait.data.shapes.world import COLOURS
+from plait.document import Document, Image
 from plait.errors import ConfigError
 
 SOURCE = Matrices(seed=8, length=900, resolution=32)
@@ -143,3 +144,21 @@ def test_to_judge_is_yes_half_the_time():
 def test_wrong_fields_are_refused(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         replace(SOURCE, **changes)
+
+
+def test_a_judge_says_no_behind_the_attribute_that_follows_no_rule():
+    source = replace(SOURCE, form="judge", steps=True, length=200)
+    for i, case in enumerate(source.cases()):
+        steps, answer = (piece.text for piece in case.reply)
+        matrix, looked = MATRICES[i], steps.removesuffix(": ").split("; ")
+        assert case.document.pieces == (*case.prompt, *case.reply) and case.check(case.reply) == 1
+        assert case.check(Document("Yes" if answer == "No" else "No")) == 0
+        no = [step.split()[0] for step in looked if step.endswith(" no")]
+        assert no == ([] if answer == "Yes" else [matrix.asked])
+        assert {step.split()[0] for step in looked} == {*ATTRIBUTES} - {
+            "place" if matrix.cells[0].place < 0 else "number"
+        }
+        colours = [COLOURS[cell.colour] for cell in matrix.cells[:-1]]
+        assert looked[0].replace(",", "").split()[1:-2] == colours
+    with pytest.raises(ConfigError, match="only judges take steps"):
+        replace(SOURCE, steps=True)

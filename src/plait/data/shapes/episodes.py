@@ -9,6 +9,7 @@ from typing import ClassVar
 from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.invented import invented
+from plait.data.shapes.questions import SO, concluded
 from plait.data.shapes.split import SEEN_PAIRS, noisy, part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneImage
 from plait.document import Document, Image, Piece
@@ -16,18 +17,19 @@ from plait.errors import ConfigError
 
 WORDINGS = ("this is a {}.", "here is a {}.", "we see a {}.", "a {}.", "the picture shows a {}.")
 HELD_OUT_WORDINGS = ("here we see a {}.",)
+TELLS = ("colour", "shape")
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Worth 1 when the reply holds the right one of the labels and no other; else 0."""
+    """Worth 1 when the reply holds, behind its steps, the right one of the labels and no other; else 0."""
 
     right: str
     labels: tuple[str, ...]
 
     def __call__(self, reply: Document) -> float:
         """The worth of the reply."""
-        words = set(reply.text.lower().replace(".", " ").split())
+        words = set(concluded(reply.text).lower().replace(".", " ").split())
         return float(words & set(self.labels) == {self.right})
 
 
@@ -57,6 +59,8 @@ class Episodes(Cases):
     Args:
         ways: names, 2 to 6.
         shots: pictures of each.
+        steps: whether the last name stands behind what each picture shows: "dakub red circle, tivol red ring, blue
+            circle, shape: this is a dakub."
     """
 
     name: ClassVar[str] = "episodes"
@@ -64,6 +68,7 @@ class Episodes(Cases):
 
     ways: int = 2
     shots: int = 2
+    steps: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,14 +81,18 @@ class Episodes(Cases):
         labels = self._labels(chance)
         right = chance.below(self.ways)
         order = chance.sample([way for way in range(self.ways) for _ in range(self.shots)], self.ways * self.shots)
-        scenes = self._scenes(chance, [*order, right])
+        tells = chance.choice(TELLS)
+        scenes = self._scenes(chance, [*order, right], tells)
         wording = Wordings(WORDINGS, HELD_OUT_WORDINGS).pick(self.stream(i, 1), self.split)
         candidates = tuple(Document(wording.format(label)) for label in labels)
         pieces: list[Piece] = []
         for way, scene in zip((*order, right), scenes, strict=True):
             pieces += [Image(SceneImage(scene, self.resolution)), *candidates[way]]
-        check = Names(labels[right], labels)
-        return Episode(Document(pieces), Document(pieces[:-1]), check, candidates[right], candidates, right)
+        prompt = Document(pieces[:-1])
+        shown = [f"{labels[way]} {_seen(scene)}" for way, scene in zip(order, scenes, strict=False)]
+        steps = [f"{', '.join([*shown, _seen(scenes[-1]), tells])}{SO}"] if self.steps else []
+        reply = Document([*steps, *candidates[right]])
+        return Episode(Document([*prompt, *reply]), prompt, Names(labels[right], labels), reply, candidates, right)
 
     def _labels(self, chance: Chance) -> tuple[str, ...]:
         labels: dict[str, None] = {}
@@ -91,9 +100,9 @@ class Episodes(Cases):
             labels[invented(chance, self.split)] = None
         return tuple(labels)
 
-    def _scenes(self, chance: Chance, ways: Sequence[int]) -> list[Scene]:
-        """A picture for each way; the last one is none of the others, and of the part."""
-        at = chance.below(2)
+    def _scenes(self, chance: Chance, ways: Sequence[int], tells: str) -> list[Scene]:
+        """A picture for each way, by the attribute that tells; the last one is none of the others, and of the part."""
+        at = TELLS.index(tells)
         values = chance.sample(SHAPES if at else COLOURS, self.ways)
         scenes: list[Scene] = []
         for number, way in enumerate(ways, 1):
@@ -107,3 +116,8 @@ class Episodes(Cases):
                     break
             scenes.append(Scene((noisy(chance, facts),)))
         return scenes
+
+
+def _seen(scene: Scene) -> str:
+    (item,) = scene.objects
+    return f"{item.colour} {item.shape}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -11,7 +11,9 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 from plait.data.shapes.cases import Case, Cases
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.draw import SIZES
+from plait.data.shapes.looking import NO, YES
 from plait.data.shapes.naming import NUMBERS
+from plait.data.shapes.questions import SO, concluded
 from plait.data.shapes.score import says
 from plait.data.shapes.split import HELD_OUT_PAIRS, hashed, noisy
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, Scene, SceneImage
@@ -56,6 +58,17 @@ class Matrix:
         """The index of the right candidate."""
         return self.candidates.index(self.cells[-1])
 
+    def look(self, candidate: Cell) -> Iterator[str]:
+        """ "colour red red, blue blue yes": of each attribute its values row by row, with those of a candidate as the
+        last, and whether they follow a rule."""
+        for attribute in ATTRIBUTES:
+            if attribute == ("number" if self.cells[-1].place >= 0 else "place"):
+                continue
+            values = [_said(cell, attribute) for cell in (*self.cells[:-1], candidate)]
+            rows = (" ".join(values[at : at + self.columns]) for at in range(0, len(values), self.columns))
+            fits = getattr(candidate, attribute) == getattr(self.cells[-1], attribute)
+            yield f"{attribute} {', '.join(rows)} {YES if fits else NO}"
+
 
 @dataclass(frozen=True, slots=True)
 class MatrixCase(Case):
@@ -93,6 +106,7 @@ class Matrices(Cases):
     Args:
         columns: 2 or 3, each as likely.
         form: "choose" or "judge".
+        steps: whether the answer of a judge stands behind what he looks at, attribute by attribute (`Matrix.look`).
     """
 
     name: ClassVar[str] = "matrices"
@@ -100,6 +114,7 @@ class Matrices(Cases):
 
     columns: tuple[int, ...] = (2, 3)
     form: Form = "choose"
+    steps: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +122,8 @@ class Matrices(Cases):
             raise ConfigError(f"columns={self.columns}: give some of 2 and 3")
         if self.form not in get_args(Form):
             raise ConfigError(f"form {self.form!r} is not one of {', '.join(get_args(Form))}")
+        if self.steps and self.form != "judge":
+            raise ConfigError(f"form {self.form!r} with steps: only judges take steps")
 
     def matrix(self, i: int) -> Matrix:
         """The matrix of case i."""
@@ -129,10 +146,10 @@ class Matrices(Cases):
         if self.form == "judge":
             wrong = (right + 1 + chance.below(CANDIDATES - 1)) % CANDIDATES
             yes = chance.unit() < 0.5
-            prompt, answer = judged[right if yes else wrong], "Yes" if yes else "No"
-            return MatrixCase(
-                Document([*prompt, answer]), prompt, partial(says, answer), Document(answer), judged, right
-            )
+            number, answer = right if yes else wrong, "Yes" if yes else "No"
+            steps = [f"{'; '.join(matrix.look(matrix.candidates[number]))}{SO}"] if self.steps else []
+            prompt, reply = judged[number], Document([*steps, answer])
+            return MatrixCase(Document([*prompt, *reply]), prompt, partial(_concludes, answer), reply, judged, right)
         for number, option in enumerate(options, 1):
             given += [Text(f"{'Which image follows? ' if number == 1 else ''}{NUMBERS[number]}:"), option]
         user, answer = Turn("user", given), NUMBERS[right + 1]
@@ -141,6 +158,25 @@ class Matrices(Cases):
 
     def _image(self, cell: Cell, chance: Chance) -> Image:
         return Image(SceneImage(picture(cell, chance), self.resolution))
+
+
+def _concludes(answer: str, reply: Document) -> float:
+    return says(answer, Document(concluded(reply.text)))
+
+
+def _said(cell: Cell, attribute: str) -> str:
+    """A value in a word, or that of a place: sizes are told by their number, from one."""
+    match attribute:
+        case "colour":
+            return COLOURS[cell.colour]
+        case "shape":
+            return SHAPES[cell.shape]
+        case "size":
+            return NUMBERS[cell.size + 1]
+        case "number":
+            return NUMBERS[cell.number]
+        case _:
+            return PLACES[cell.place]
 
 
 def picture(cell: Cell, chance: Chance) -> Scene:
