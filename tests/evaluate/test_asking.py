@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from plait.document import Document, Text
 from plait.errors import ConfigError
@@ -14,15 +13,8 @@ from plait.evaluate.asking import ShapesPrompted
 from plait.evaluate.shapes import Held
 from plait.generate.engine import Reply, Settings
 from plait.generate.model import Model
-from plait.systems.emu import build
 
 HELD = Held(scenes=2, never_seen=0, three=0)
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    torch.manual_seed(0)
-    return Model(build("tiny"))
 
 
 @pytest.mark.parametrize("task", find("shapes/asking", 1))

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from plait.document import Document, Image, Text, joined
 from plait.errors import ConfigError
 from plait.evaluate.examples import ShapesExamples, examples_of, without_pictures
 from plait.generate.model import Model
-from plait.systems.emu import Emu, build
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    torch.manual_seed(0)
-    return Model(build("tiny"))
+from plait.systems.emu import Emu
 
 
 def test_an_episode_is_a_pool_and_a_query() -> None:
