@@ -66,7 +66,7 @@ TUNED = {
 DRAWN = ("edit", "segmentation", "edges", "boxes", "writing")
 """What is scored by pictures, each of which is told before it is drawn."""
 SCORED = (*DRAWN, "dialogue", "steps")
-STEPS = {"tokenizer": 1000, "pretrain": 1600, "finetune": 3400}
+STEPS = {"tokenizer": 1000, "pretrain": 1600, "finetune": 3000}
 
 
 def tiny(data: str | None = None, instructions: Mapping[str, str] | None = None) -> Recipe:

@@ -168,7 +168,7 @@ TINY = CM3LeonConfig(
         groups=8,
         latent_channels=64,
         code_width=4,
-        codes=256,
+        codes=128,
         local=True,
     ),
     width=192,
