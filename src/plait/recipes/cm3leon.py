@@ -50,23 +50,23 @@ BEST_OF = 4  # drawings of a caption, ranked by the model itself
 HARD = {kind: share if kind in ("colour", "shape", "place") else 2 * share for kind, share in KINDS.items()}
 """What is asked in training: captions teach colours, shapes and places already."""
 GUIDANCE = 2.0
-PICTURED = {"shapes": 0.5, "maps": 0.3, "edges": 0.1, "writings": 0.1}
-"""What the image tokenizer sees: it must keep what fine-tuning draws, and the shapes in maps, which are on black."""
+PICTURED = {"shapes": 0.7, "maps": 0.1, "edges": 0.1, "writings": 0.1}
+"""What the image tokenizer sees: it must keep what fine-tuning draws."""
 TUNED = {
-    "edits": 0.22,
-    "maps": 0.12,
-    "edges": 0.08,
-    "placements": 0.12,
-    "writings": 0.14,
+    "edits": 0.2,
+    "maps": 0.13,
+    "edges": 0.06,
+    "placements": 0.09,
+    "writings": 0.18,
     "dialogues": 0.04,
     "steps": 0.04,
-    "shapes": 0.24,
+    "shapes": 0.26,
 }
 """Kinds of cases that fine-tuning is about, and how much of pretraining goes on."""
 DRAWN = ("edit", "segmentation", "edges", "boxes", "writing")
 """What is scored by pictures, each of which is told before it is drawn."""
 SCORED = (*DRAWN, "dialogue", "steps")
-STEPS = {"tokenizer": 1000, "pretrain": 1600, "finetune": 3000}
+STEPS = {"tokenizer": 1000, "pretrain": 1600, "finetune": 3400}
 
 
 def tiny(data: str | None = None, instructions: Mapping[str, str] | None = None) -> Recipe:
