@@ -77,26 +77,6 @@ def test_a_code_depends_on_those_before_it_alone(seed_tokenizer_config: SeedToke
         assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
-def test_places_move_what_is_rounded(
-    seed_tokenizer_config: SeedTokenizerConfig, picture: Callable[[int], Image], tmp_path: Path
-) -> None:
-    torch.manual_seed(0)
-    system = SeedTokenizer(replace(seed_tokenizer_config, placed=True, decoder=None)).eval()
-    places = system.state_dict()["down.3.by"]
-    n = len(places)
-    assert "down.3.by" not in dict(system.named_parameters())
-    pixels = pixels_of(system, picture(0), picture(1))
-    with torch.no_grad():
-        system.quantiser.codebook.weight[:n] = places
-        system.down[2].weight.zero_()
-        system.down[2].bias.zero_()
-        made = system.tokenise(pixels)
-    assert torch.equal(system.encode(pixels), torch.arange(n).expand(2, n))
-    assert torch.equal(made.quantised.ids[..., 0], torch.arange(n).expand(2, n))
-    folder = directory.save(system, tmp_path / "saved")
-    assert torch.equal(directory.load_as(folder, SeedTokenizer).encode(pixels), system.encode(pixels))
-
-
 def test_the_engine_writes_what_was_read(seed_tokenizer: SeedTokenizer, picture: Callable[[int], Image]) -> None:
     model = Model(seed_tokenizer)
     documents = [Document(picture(0)), Document([Turn("user", [picture(1)])]), Document(picture(0))]

@@ -381,8 +381,6 @@ def _update(trained: tuple[str, ...], lr: float) -> Update:
 
 FROM_FOUNDATIONS = {"vision": "eva", "vision_norm": "vision_norm", "decoder": "unclip"}
 TINY_STEPS = {"contrast": 200, "codes": 2000, "pretrain": 300, "whole": 1900, "instruct": 1700}
-TINY_TOKENIZER = replace(TINY.tokenizer, codes=1024, placed=True)
-"""32 codes for each place of a picture, and none for two, so that the language model need not count places."""
 TINY_LORA = replace(LORA, dropout=0.0)
 _OF_QFORMER = of_qformer("tokenizer.qformer")
 PAIRED = {"captions": 0.7, "styles": 0.3}
@@ -451,7 +449,7 @@ def founded(drawers: str, foundations: str, seed: int, causal: bool) -> Seed:
     """
     folder = directory.find(ensure_drawers(drawers, foundations))
     given = directory.load_as(folder, Foundations)
-    sizes, size = given.config, TINY_TOKENIZER
+    sizes, size = given.config, TINY.tokenizer
     assert sizes.drawers is not None, "the run has been trained to draw"
     qformer = replace(sizes.qformer, queries=size.qformer.queries, causal=causal)
     tokenizer = replace(
@@ -524,7 +522,7 @@ def tiny_codes(seed: int, steps: int, drawers: str, tasks: tuple[Task, ...] = ()
         matrices(*_OF_QFORMER, *(f"tokenizer.{way}.blocks.*.{part}.*.weight" for way, part in branches)),
         Optimiser(train=("tokenizer.qformer.*", *(f"{part}*" for part in _CODED)), lr=2e-3, betas=(0.9, 0.99)),
         shares=PAIRED,
-        data={"rows": 128, "length": TINY_TOKENIZER.codes_per_image - 1, "reads": "pictures", "window": 2048},
+        data={"rows": 128, "length": TINY.tokenizer.codes_per_image - 1, "reads": "pictures", "window": 2048},
         companions={"teacher": Drawn(drawers=drawers), "upkeep": upkeep},
         before=(forget_texts,),
         steps=steps,
@@ -627,7 +625,7 @@ def _shapes(seed: int, **mix: float) -> Source:
 
 
 def _case(kind: str, seed: int, **more: Any) -> Source:
-    return cases(kind, seed=seed, length=1_000_000, resolution=TINY_TOKENIZER.vision.image_size, **more)
+    return cases(kind, seed=seed, length=1_000_000, resolution=TINY.tokenizer.vision.image_size, **more)
 
 
 def upkeep(system: Seed) -> CodebookUpkeep:

@@ -82,9 +82,6 @@ class SeedTokenizerConfig:
     """Pictures are resized by the bicubic filter, as in its own training, not by the bilinear one of all its users."""
     keep_ratio: bool = False
     """The short side is resized and the centre taken, rather than the whole squashed."""
-    placed: bool = False
-    """The vector of each query is moved by one of its own before the nearest code is taken, so that codes tell their
-    place in a picture, which a small language model is long to learn from their order. Not published."""
     decoder: UnCLIPConfig | None = None
     """None: codes are written, no pictures."""
 
@@ -183,20 +180,6 @@ class Tokenised:
     """CLIP's image embedding, from the codes."""
 
 
-class Moved(nn.Module):
-    """Adds to the vector of each query one of its own, which is not trained."""
-
-    by: Tensor
-
-    def __init__(self, queries: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("by", torch.randn(queries, width))
-
-    def forward(self, x: Float[Tensor, "m n c"]) -> Float[Tensor, "m n c"]:
-        """The sum."""
-        return x + self.by
-
-
 class SeedTokenizer(System):
     """The whole tokenizer."""
 
@@ -212,8 +195,7 @@ class SeedTokenizer(System):
         self.vision_norm = nn.LayerNorm(c.vision.width, eps=1e-5)
         self.qformer = QFormer(c.qformer)
         self.heads_of_qformer = QFormerHeads(c.qformer, c.shared, compares_only=True) if c.qformer.text else None
-        moved = [Moved(n, c.code_width)] if c.placed else []
-        self.down = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, c.code_width), *moved)
+        self.down = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, c.code_width))
         self.quantiser = VectorQuantiser(c.codes, c.code_width)
         self.up = nn.Sequential(nn.Linear(c.code_width, c.code_width), nn.Tanh(), nn.Linear(c.code_width, width))
         self.reconstruct = Branch(c, n)
