@@ -132,6 +132,8 @@ def test_an_answer_that_begins_with_words_and_draws_then(format: CM3LeonFormat, 
         assert shown(format, format.layout(prompt, open=True)) == begun
         whole = Document([Turn("user", asked), Turn("assistant", ["a red one", b])])
         assert shown(format, format.layout(whole)).startswith(begun)
+    with pytest.raises(DocumentError, match="leave nothing to say: end with a question"):
+        format.layout(Document([Turn("assistant", [])]), open=True)
     assert shown(format, format.layout(talk([a, "red?"], []), open=True)) == "<eos>|[16]|<break>|red?\n"
     assert shown(format, format.layout(talk([a, "red?"], []))) == "<eos>|red?|<0>|<break>|[16]|<eos>|<0>|<eoss>"
 

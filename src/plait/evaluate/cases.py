@@ -16,7 +16,6 @@ import numpy as np
 from plait.data.shapes import kinds, language
 from plait.data.shapes.cases import Case, Drawings
 from plait.data.shapes.draw import BACKGROUND
-from plait.data.shapes.kinds import CASES
 from plait.data.shapes.score import drawing, draws
 from plait.data.shapes.world import VALUES, Scene, SceneImage
 from plait.document import Document, Image, Piece, Text, Turn, Video
@@ -37,7 +36,7 @@ class Subject:
     """Which cases are scored, what they are worth, and how they are grouped."""
 
     kind: str
-    """A name of `CASES`."""
+    """A name of `plait.data.shapes.kinds.CASES`."""
     measures: Mapping[str, Measure]
     """The figures; the first is the one that matters."""
     groups: Mapping[str, Callable[[Case], str]] = field(default_factory=dict)
@@ -47,7 +46,7 @@ class Subject:
     @property
     def may_tell(self) -> bool:
         """Whether a reply may tell first what it draws."""
-        return issubclass(CASES[self.kind], Drawings)
+        return issubclass(kinds.CASES[self.kind], Drawings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ class ShapesCases(Counted):
         if shown and cases[0].reply.images:
             without[f"copied_{main}"] = _mean([measure(case, Document(case.prompt.images[0])) for case in shown])
         else:
-            without["chance"] = CASES[subject.kind].chance
+            without["chance"] = kinds.CASES[subject.kind].chance
         return {**_scores(subject, seen), **without, **_groups(subject, seen)}
 
     def cases(self) -> Iterator[Case]:

@@ -512,7 +512,7 @@ def _asked(document: Document, open: bool) -> tuple[list[Piece], list[str]]:
     turns = document.turns
     if not turns:
         return list(document.pieces), []
-    if open and turns[-1].role == "assistant" and not turns[-1].pieces:
+    if open and document.pieces and turns[-1].role == "assistant" and not turns[-1].pieces:
         said = _as_said(document)
         return [*said, *([Text("\n")] if isinstance(said[-1], Text) else [])], []
     answers = [turn for turn in turns if turn.role == "assistant"]

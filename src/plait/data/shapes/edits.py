@@ -13,7 +13,7 @@ from plait.data.shapes.chance import Chance
 from plait.data.shapes.language import PLACE_WORDS, SIZE_WORDS
 from plait.data.shapes.looking import NO, ORDER, Sought, like, look
 from plait.data.shapes.naming import named_by, phrase
-from plait.data.shapes.questions import SO
+from plait.data.shapes.questions import behind
 from plait.data.shapes.score import drawing, object_accuracy
 from plait.data.shapes.split import SEEN_PAIRS, Part, another, draw_scene, noisy, part
 from plait.data.shapes.world import PLACES, SIZES, Object, Scene, SceneImage
@@ -70,8 +70,7 @@ class Edits(Drawings):
         """Case i."""
         before, instruction, edit = drawn_edit(self.stream(i), self.split, OBJECTS)
         first, second = (Image(SceneImage(scene, self.resolution)) for scene in (before, edit.after))
-        steps = ", ".join(look(before, edit.sought, *ORDER))
-        told = f"{steps}{SO}{self.told(edit.after)}" if self.steps else ""
+        told = behind(look(before, edit.sought, *ORDER), self.told(edit.after)) if self.steps else ""
         return Case.asked([first, instruction], second, partial(_worth, before, edit.after), told=told)
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.invented import invented
-from plait.data.shapes.questions import SO, concluded
+from plait.data.shapes.questions import behind, concluded
 from plait.data.shapes.split import SEEN_PAIRS, noisy, part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneImage
 from plait.document import Document, Image, Piece
@@ -90,7 +90,7 @@ class Episodes(Cases):
             pieces += [Image(SceneImage(scene, self.resolution)), *candidates[way]]
         prompt = Document(pieces[:-1])
         shown = [f"{labels[way]} {_seen(scene)}" for way, scene in zip(order, scenes, strict=False)]
-        steps = [f"{', '.join([*shown, _seen(scenes[-1]), tells])}{SO}"] if self.steps else []
+        steps = [behind([*shown, _seen(scenes[-1]), tells])] if self.steps else []
         reply = Document([*steps, *candidates[right]])
         return Episode(Document([*prompt, *reply]), prompt, Names(labels[right], labels), reply, candidates, right)
 

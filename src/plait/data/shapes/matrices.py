@@ -13,7 +13,7 @@ from plait.data.shapes.chance import Chance
 from plait.data.shapes.draw import SIZES
 from plait.data.shapes.looking import NO, YES
 from plait.data.shapes.naming import NUMBERS
-from plait.data.shapes.questions import SO, concluded
+from plait.data.shapes.questions import behind, concludes
 from plait.data.shapes.score import says
 from plait.data.shapes.split import HELD_OUT_PAIRS, hashed, noisy
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, Scene, SceneImage
@@ -147,9 +147,9 @@ class Matrices(Cases):
             wrong = (right + 1 + chance.below(CANDIDATES - 1)) % CANDIDATES
             yes = chance.unit() < 0.5
             number, answer = right if yes else wrong, "Yes" if yes else "No"
-            steps = [f"{'; '.join(matrix.look(matrix.candidates[number]))}{SO}"] if self.steps else []
+            steps = [behind(["; ".join(matrix.look(matrix.candidates[number]))])] if self.steps else []
             prompt, reply = judged[number], Document([*steps, answer])
-            return MatrixCase(Document([*prompt, *reply]), prompt, partial(_concludes, answer), reply, judged, right)
+            return MatrixCase(Document([*prompt, *reply]), prompt, partial(concludes, answer), reply, judged, right)
         for number, option in enumerate(options, 1):
             given += [Text(f"{'Which image follows? ' if number == 1 else ''}{NUMBERS[number]}:"), option]
         user, answer = Turn("user", given), NUMBERS[right + 1]
@@ -158,10 +158,6 @@ class Matrices(Cases):
 
     def _image(self, cell: Cell, chance: Chance) -> Image:
         return Image(SceneImage(picture(cell, chance), self.resolution))
-
-
-def _concludes(answer: str, reply: Document) -> float:
-    return says(answer, Document(concluded(reply.text)))
 
 
 def _said(cell: Cell, attribute: str) -> str:

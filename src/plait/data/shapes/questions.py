@@ -7,15 +7,17 @@ training, nor does a question that names a held-out pair of colour and shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.language import PLACE_WORDS, bare
 from plait.data.shapes.looking import ANY, NO, YES, either, like, look, valued
 from plait.data.shapes.naming import NUMBERS, Named, named_by, phrase, plural, value_of
+from plait.data.shapes.score import says
 from plait.data.shapes.split import another
 from plait.data.shapes.world import OPPOSITE, VALUES, Object, Scene
+from plait.document import Document
 
 TRIES = 256  # draws of a kind that the scene may turn down
 
@@ -46,7 +48,7 @@ class Question:
 
     def said(self, steps: bool) -> str:
         """The answer, alone or behind the steps that lead to it."""
-        return f"{', '.join(self.steps)}{SO}{self.answer}" if steps else self.answer
+        return behind(self.steps, self.answer) if steps else self.answer
 
 
 SO = ": "
@@ -109,6 +111,16 @@ def questions(
 def correct(question: Question, answer: str) -> bool:
     """Whether the answer is the right one, up to case, outer white space and a final dot; steps are not judged."""
     return bare(concluded(answer)) == question.answer
+
+
+def behind(steps: Iterable[str], answer: str = "") -> str:
+    """ "left red circle no, right blue circle yes: blue"."""
+    return f"{', '.join(steps)}{SO}{answer}"
+
+
+def concludes(answer: str, reply: Document) -> float:
+    """1 for a reply of these words, up to case, white space and a final dot, whatever steps lead to them; else 0."""
+    return says(answer, Document(concluded(reply.text)))
 
 
 def concluded(answer: str) -> str:

@@ -12,8 +12,7 @@ from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.changes import Change, Kind, draw_change
 from plait.data.shapes.naming import NUMBERS
-from plait.data.shapes.questions import SO, concluded
-from plait.data.shapes.score import says
+from plait.data.shapes.questions import behind, concludes
 from plait.data.shapes.split import belong, draw_distinct
 from plait.data.shapes.world import Object, Scene, SceneImage
 from plait.document import Document, Image, Text, Turn, Video
@@ -137,17 +136,13 @@ class Videos(Cases):
             tuple(images[scene] for scene in clip.scenes), tuple(SECONDS * at for at in range(len(clip.scenes)))
         )
         user = Turn("user", [video, Text(question)])
-        said = f"{', '.join(clip.steps)}{SO}{clip.answer}" if self.steps else clip.answer
+        said = behind(clip.steps, clip.answer) if self.steps else clip.answer
         return Case(
             document=Document([user, Turn("assistant", said)]),
             prompt=Document([user]),
-            check=partial(_answers, clip.answer),
+            check=partial(concludes, clip.answer),
             reply=Document(said),
         )
-
-
-def _answers(answer: str, reply: Document) -> float:
-    return says(answer, Document(concluded(reply.text)))
 
 
 def _told(change: Change) -> str:
