@@ -380,23 +380,23 @@ def _update(trained: tuple[str, ...], lr: float) -> Update:
 
 
 FROM_FOUNDATIONS = {"vision": "eva", "vision_norm": "vision_norm", "decoder": "unclip"}
-TINY_STEPS = {"contrast": 200, "codes": 2000, "pretrain": 300, "whole": 1900, "instruct": 1700}
+TINY_STEPS = {"contrast": 200, "codes": 2400, "pretrain": 300, "whole": 2600, "instruct": 1700}
 TINY_LORA = replace(LORA, dropout=0.0)
 _OF_QFORMER = of_qformer("tokenizer.qformer")
-PAIRED = {"captions": 0.7, "styles": 0.3}
+PAIRED = {"captions": 0.55, "styles": 0.45}
 """What pictures are compared with texts by; they also make the codebook, which must keep what is drawn later."""
-WOVEN = {"captions": 0.5, "stories": 0.15, "questions": 0.35}
-"""What pretraining is on: captions in both orders, pages of sentences and pictures, questions on pictures."""
+WOVEN = {"captions": 0.4, "styles": 0.18, "stories": 0.1, "questions": 0.32}
+"""What pretraining is on: captions in both orders, of plain pictures and of styles; pages; questions on pictures."""
 TUNED = {
-    "captions": 0.08,
+    "captions": 0.1,
     "questions": 0.2,
-    "draw": 0.17,
+    "draw": 0.19,
     "edits": 0.18,
     "edit": 0.02,
     "story": 0.05,
-    "compositions": 0.14,
+    "compositions": 0.15,
     "dialogues": 0.06,
-    "sketches": 0.1,
+    "sketches": 0.05,
 }
 """What instructions are on. `draw`, `edit` and `story` say a sentence before a picture (`plait.text.requests`)."""
 CROWD = (1, 2, 2, 3)
@@ -603,6 +603,7 @@ def _paired(seed: int) -> dict[str, Source]:
 def _woven(seed: int) -> dict[str, Source]:
     return {
         "captions": BothOrders(source=_shapes(seed, caption=1.0)),
+        "styles": BothOrders(source=_case("style-drawings", seed)),
         "stories": Pages(source=_case("stories", seed)),
         "questions": _shapes(seed + 1, questions=0.4, both=0.6),
     }
