@@ -210,7 +210,7 @@ def coding(found: Mapping[str, Any]) -> str:
     told = {**config, **listed, "seconds": seconds, "commit": found["commit"][:7], "date": found["date"]}
     text = CODING.format(**told)
     for arm, said in ARMS.items():
-        cells = (spread(figures[arm][name], 3) for name in ("whole", "object_accuracy", "redrawn"))
+        cells = (spread(figures[arm][name], 4) for name in ("whole", "object_accuracy", "redrawn"))
         text += f"| {said} | {' | '.join(cells)} |\n"
     return text
 
