@@ -6,6 +6,7 @@
 
 Figures go to benchmarks/results/<name>.json, by default that of the recipe with dashes. `seconds` is from the first
 file of the run to its last score; a run that is there already is gone on with, so that it counts what it stood still.
+`training` is what the steps took, with the answers to probes between them, without scores and without that time.
 """
 
 from __future__ import annotations
@@ -34,17 +35,23 @@ def main() -> int:
     done = subprocess.run([*command, *(["--set", *args.set] if args.set else [])], check=False)
     if done.returncode:
         return done.returncode
-    steps = Counter(json.loads(line)["stage"] for line in (args.out / "metrics.jsonl").open())
+    records = [json.loads(line) for line in (args.out / "metrics.jsonl").open()]
     scores = args.out / "scores.json"
     figures = {
         "seconds": round(scores.stat().st_mtime - (args.out / "config.yaml").stat().st_mtime, 1),
+        "training": round(worked([record["elapsed_s"] for record in records]), 1),
         "load_before": load,
-        "steps": dict(steps),
+        "steps": dict(Counter(record["stage"] for record in records)),
         "scores": json.loads(scores.read_text()),
     }
     name = args.name or args.recipe.replace("/", "-")
     print(results.write(name, figures, {"recipe": args.recipe, "set": args.set}))
     return 0
+
+
+def worked(elapsed: list[float]) -> float:
+    """Seconds by a clock that began anew with each stage, and wherever the run was gone on with."""
+    return sum(last for last, following in zip(elapsed, [*elapsed[1:], 0.0], strict=True) if following < last)
 
 
 if __name__ == "__main__":
