@@ -12,7 +12,7 @@ of one thread; its scores are on held-out scenes.
 
 Of each arm: `draw`, questions asked at once (`one`), in two steps from the description alone (`two`), in two steps with
 the picture before the second too (`looks`), and episodes with 0, 2, 4 and 8 examples, by chance and by likeness.
-Figures go to benchmarks/results/emu_findings.json, with mean and spread over seeds; those of fewer steps than by
+Figures go to benchmarks/results/emu_findings.json, with the mean over seeds and each; those of fewer steps than by
 default are printed alone.
 """
 
@@ -21,14 +21,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from collections.abc import Sequence as Items
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import results
-import torch
+from drawing import processes, spread, told
 
 from plait.checkpoints import directory
 from plait.evaluate import Task, evaluate
@@ -75,7 +72,6 @@ def tasks(limit: int | None) -> list[Task]:
 
 def run(given: Given) -> dict[str, Any]:
     """Trains and scores."""
-    torch.set_num_threads(1)
     began = time.monotonic()
     system = directory.load_as(directory.find(given.start), Emu)
     seeds = [emu.SEED + 10 * given.seed + number for number in range(2)]
@@ -108,19 +104,6 @@ def figures(scores: Mapping[str, Any]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def together(seeds: Items[Mapping[str, float]]) -> dict[str, Any]:
-    """Of each figure the mean over seeds, each value, and how far they lie apart."""
-    every = {name: [one[name] for one in seeds] for name in seeds[0]}
-    return {
-        name: {
-            "mean": round(sum(values) / len(values), 4),
-            "spread": round(max(values) - min(values), 4),
-            "all": values,
-        }
-        for name, values in every.items()
-    }
-
-
 def main() -> None:
     """Runs all arms, writes the figures."""
     asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -133,13 +116,13 @@ def main() -> None:
     given = asked.parse_args()
     steps = (given.steps[0], given.steps[1])
     wanted = [Given(arm, seed, given.start, steps, given.limit) for seed in given.seeds for arm in given.arms]
-    with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
-        found = dict(zip(wanted, pool.map(run, wanted), strict=True))
+    with processes(given.processes) as pool:
+        found = told({one: pool.submit(run, one) for one in wanted})
     report = {}
     for arm in given.arms:
         runs = [found[one] for one in wanted if one.arm == arm]
         report[arm] = {
-            "scores": together([one["scores"] for one in runs]),
+            "scores": spread([one["scores"] for one in runs]),
             "losses": [one["losses"] for one in runs],
             "train_s": [one["train_s"] for one in runs],
         }

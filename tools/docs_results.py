@@ -7,7 +7,7 @@ A section whose result file is missing is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from docs_benchmarks import ROOT, result
@@ -166,11 +166,8 @@ def kosmos1(found: Mapping[str, Any]) -> str:
     )
     for finding in ("instruction tuning", "chain of thought", "interleaved data", "transfer"):
         arms = {arm: flat(value) for arm, value in figures[finding].items()}
-        columns = list(next(iter(arms.values())))
         text += f"\n### {finding.capitalize()}\n\nThe paper: {CLAIMS[finding]}.\n"
-        text += f"\n| | {' | '.join(columns)} |\n| --- {'| --- ' * len(columns)}|\n"
-        for arm, value in arms.items():
-            text += f"| {arm} | {' | '.join(spread(value[column], 3) for column in columns)} |\n"
+        text += grid(arms, list(next(iter(arms.values()))))
     return text
 
 
@@ -186,10 +183,17 @@ def emu(found: Mapping[str, Any]) -> str:
         date=found["date"],
     )
     text += f"\nThe paper: {CLAIMS['two steps']}. {CLAIMS['pages']}.\n"
-    columns = list(next(iter(figures.values()))["scores"])
-    text += f"\n| | {' | '.join(columns)} |\n| --- {'| --- ' * len(columns)}|\n"
-    for arm, value in figures.items():
-        text += f"| {arm} | {' | '.join(spread(value['scores'][column], 3) for column in columns)} |\n"
+    arms = {arm: value["scores"] for arm, value in figures.items()}
+    columns = list(next(iter(arms.values())))
+    shots = [column for column in columns if " " in column]
+    return text + grid(arms, [column for column in columns if column not in shots]) + grid(arms, shots)
+
+
+def grid(arms: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """An arm a row."""
+    text = f"\n| | {' | '.join(columns)} |\n| --- {'| --- ' * len(columns)}|\n"
+    for arm, value in arms.items():
+        text += f"| {arm} | {' | '.join(spread(value[column], 3) for column in columns)} |\n"
     return text
 
 
