@@ -19,6 +19,7 @@ from plait.document import Document, Image, Text, Turn, Video
 from plait.errors import ConfigError
 
 SECONDS = 0.5  # from one frame to the next
+SAME = "same"  # nothing happens before a frame
 MOST_COUNTED = 2
 
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -74,11 +75,11 @@ class Clip:
 
     @property
     def steps(self) -> Iterator[str]:
-        """ "left red circle right blue ring", then of each frame that is not as the one before also what is new."""
+        """ "left red circle right blue ring", then of each later frame also what is new: "left red circle same"."""
         for at, (scene, changes) in enumerate(zip(self.scenes, self.happens, strict=True)):
-            if not at or changes:
-                seen = [f"{item.place} {item.colour} {item.shape}" for item in scene.in_order]
-                yield " ".join([*seen, *map(_told, changes)])
+            seen = [f"{item.place} {item.colour} {item.shape}" for item in scene.in_order]
+            news = [_told(change) for change in changes] or ([SAME] if at else [])
+            yield " ".join([*seen, *news])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +95,9 @@ class Videos(Cases):
     Chance: the most frequent answer of training to the question, the video unseen.
 
     Args:
-        steps: answers stand behind what the first frame shows, and each one before which something happens, with that:
-            "left red circle, right red circle red circle moves from left to right: left". Frames that are as the one
-            before are left out: no question is about how many they are. The answer alone is judged, whether steps stand
-            before it or not.
+        steps: answers stand behind what each frame shows, and what has happened before it: "left red circle, left red
+            circle same, right red circle red circle moves from left to right: left". The answer alone is judged,
+            whether steps stand before it or not.
         frames: numbers of frames, each as likely.
         objects: numbers of objects in the first frame, each as likely.
     """
