@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.serialization import skip_data
 
 from plait.checkpoints.tensors import Spec, TensorWriter, open_tensors, read_json, write_shards
 from plait.errors import CheckpointError
@@ -121,6 +123,26 @@ def test_files_of_torch(tmp_path: Path, zipped: bool, inside: str | None) -> Non
     )
     found = open_tensors(tmp_path / "t")
     assert same(dict(found), TENSORS) and found.foreign == ()
+
+
+def test_a_file_of_torch_may_be_larger_than_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.pt"
+    with FakeTensorMode(), skip_data(materialize_fake_tensors=True):  # holes, which take no room
+        large = torch.empty(2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), dtype=torch.uint8)
+        torch.save({"large": large, "small": torch.empty(2, 3), "none": torch.empty(0, 3)}, path)
+    content = open_tensors(path)
+    assert content.specs["large"].nbytes == large.numel()
+    assert torch.equal(content["small"], torch.zeros(2, 3))
+    assert content["none"].shape == (0, 3)
+
+
+def test_views_in_a_file_of_torch(tmp_path: Path) -> None:
+    whole = torch.arange(24.0).reshape(4, 6)
+    state = {"turned": whole.T, "rows": whole[1:3], "every other": whole[:, ::2], "one": whole[2, 3]}
+    torch.save(state, tmp_path / "views.pt")
+    content = open_tensors(tmp_path / "views.pt")
+    assert content.keys() == state.keys()
+    assert all(torch.equal(content[name], tensor) for name, tensor in state.items())
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -11,6 +11,7 @@ called here: what is neither a tensor nor a plain container becomes a placeholde
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import pickle
@@ -23,9 +24,11 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plait.errors import CheckpointError, listed
 
@@ -262,19 +265,41 @@ def _torch(path: Path, zipped: bool) -> TensorFile:
             "give the weights in transformers' form"
         )
     names: list[str] = []
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError:
-        inert: Any = _inert(names)
-        content = torch.load(path, map_location="cpu", weights_only=False, mmap=zipped, pickle_module=inert)
+    with FakeTensorMode() if zipped else contextlib.nullcontext():  # of tensors all but what they hold
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            inert: Any = _inert(names)
+            content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert)
     inside = [content.get(key) for key in ("model", "state_dict", "module")] if isinstance(content, Mapping) else []
     for state in (*inside, content):
-        tensors = {name: value.detach() for name, value in state.items() if _plain(value)} if _is_map(state) else {}
+        tensors = {name: value for name, value in state.items() if _plain(value)} if _is_map(state) else {}
         if tensors:
             specs = {name: Spec.of(tensor) for name, tensor in tensors.items()}
             foreign = tuple(dict.fromkeys(names))
-            return TensorFile(path=path, files=(path,), specs=specs, read=tensors.__getitem__, foreign=foreign)
+            read = functools.partial(_mapped, path, tensors) if zipped else functools.partial(_held, tensors)
+            return TensorFile(path=path, files=(path,), specs=specs, read=read, foreign=foreign)
     raise CheckpointError(f"{path}: holds no tensors by name: give a file of weights")
+
+
+def _held(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    return tensors[name].detach()
+
+
+def _mapped(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """One tensor's part of a file, mapped by itself: Linux maps no file that is larger than the memory as a whole.
+
+    Args:
+        tensors: as they were read by a `FakeTensorMode`, which knows where their storages lie.
+    """
+    like = tensors[name]
+    storage = like.untyped_storage()
+    at, size = storage._checkpoint_offset, storage.nbytes()
+    assert at is not None, "it was read from a file"
+    if not size:
+        return torch.empty(like.shape, dtype=like.dtype)
+    content = np.memmap(path, np.uint8, "c", at, (size,))
+    return torch.from_numpy(content).view(like.dtype).as_strided(like.shape, like.stride(), like.storage_offset())
 
 
 def _is_program(path: Path) -> bool:
