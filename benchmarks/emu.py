@@ -189,6 +189,8 @@ def main() -> None:
         if "parts" in given.what:
             figures["parts"] = parts(given.rounds)
     if "memory" in given.what:
+        if given.folder:
+            given.folder.mkdir(parents=True, exist_ok=True)
         for layers, what in ((given.layers, "import"), (given.fits, "load")):
             steps = ("import",) if what == "import" else ("import", "load")
             found = dict(memory(given.folder, layers, steps))
