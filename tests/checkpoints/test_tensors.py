@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -134,6 +136,22 @@ def test_a_file_of_torch_may_be_larger_than_the_memory(tmp_path: Path) -> None:
     assert content.specs["large"].nbytes == large.numel()
     assert torch.equal(content["small"], torch.zeros(2, 3))
     assert content["none"].shape == (0, 3)
+
+
+def test_safetensors_may_be_larger_than_the_memory(tmp_path: Path) -> None:
+    size = 2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    head = {
+        "large": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]},
+        "small": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [size, size + 12]},
+    }
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    with (tmp_path / "large.safetensors").open("wb") as file:  # a hole, which takes no room
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + size + 12)
+    content = open_tensors(tmp_path / "large.safetensors")
+    assert content.specs["large"].nbytes == size
+    assert torch.equal(content["small"], torch.zeros(2, 3, dtype=torch.bfloat16))
 
 
 def test_views_in_a_file_of_torch(tmp_path: Path) -> None:

@@ -250,12 +250,21 @@ def open_tensors(path: str | Path) -> TensorFile:
 
 
 def _safetensors(path: Path) -> TensorFile:
-    file: Any = safe_open(path, framework="pt")  # its tensors are views of the file
     specs = {}
-    for name in file.keys():  # noqa: SIM118  # it is no dictionary
-        part = file.get_slice(name)
-        specs[name] = Spec(tuple(part.get_shape()), _TYPES[part.get_dtype()])
-    return TensorFile(path=path, files=(path,), specs=specs, read=file.get_tensor)
+    opened: Any = safe_open(path, framework="np")  # which checks all, and maps without asking for memory
+    with opened as file:
+        for name in file.keys():  # noqa: SIM118  # it is no dictionary
+            part = file.get_slice(name)
+            specs[name] = Spec(tuple(part.get_shape()), _TYPES[part.get_dtype()])
+    with path.open("rb") as content:
+        (length,) = struct.unpack("<Q", content.read(8))
+        head = json.loads(content.read(length))
+
+    def read(name: str) -> Tensor:
+        at, end = (8 + length + offset for offset in head[name]["data_offsets"])
+        return _mapped(path, at, end - at).view(specs[name].dtype).view(specs[name].shape)
+
+    return TensorFile(path=path, files=(path,), specs=specs, read=read)
 
 
 def _torch(path: Path, zipped: bool) -> TensorFile:
@@ -277,7 +286,7 @@ def _torch(path: Path, zipped: bool) -> TensorFile:
         if tensors:
             specs = {name: Spec.of(tensor) for name, tensor in tensors.items()}
             foreign = tuple(dict.fromkeys(names))
-            read = functools.partial(_mapped, path, tensors) if zipped else functools.partial(_held, tensors)
+            read = functools.partial(_stored, path, tensors) if zipped else functools.partial(_held, tensors)
             return TensorFile(path=path, files=(path,), specs=specs, read=read, foreign=foreign)
     raise CheckpointError(f"{path}: holds no tensors by name: give a file of weights")
 
@@ -286,20 +295,21 @@ def _held(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return tensors[name].detach()
 
 
-def _mapped(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """One tensor's part of a file, mapped by itself: Linux maps no file that is larger than the memory as a whole.
-
-    Args:
-        tensors: as they were read by a `FakeTensorMode`, which knows where their storages lie.
-    """
+def _stored(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """One of the tensors as a `FakeTensorMode` has read them, which knows where their storages lie in the file."""
     like = tensors[name]
     storage = like.untyped_storage()
-    at, size = storage._checkpoint_offset, storage.nbytes()
+    at = storage._checkpoint_offset
     assert at is not None, "it was read from a file"
+    content = _mapped(path, at, storage.nbytes()).view(like.dtype)
+    return content.as_strided(like.shape, like.stride(), like.storage_offset())
+
+
+def _mapped(path: Path, at: int, size: int) -> Tensor:
+    """Bytes of a file, mapped by themselves: Linux maps no file that is larger than the memory as a whole."""
     if not size:
-        return torch.empty(like.shape, dtype=like.dtype)
-    content = np.memmap(path, np.uint8, "c", at, (size,))
-    return torch.from_numpy(content).view(like.dtype).as_strided(like.shape, like.stride(), like.storage_offset())
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.from_numpy(np.memmap(path, np.uint8, "c", at, (size,)))
 
 
 def _is_program(path: Path) -> bool:
