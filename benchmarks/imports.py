@@ -4,7 +4,8 @@
 
 CIFAR holds {train,test}/<class>/*; Flickr the caption table, pictures and split lists of Flickr8k; pages are WARC files
 or saved pages; films are videos with subtitles of their names, of which the first is asked about from the command line
-where a run of Emu is given. All that is written is read back. Figures go to benchmarks/results/imports.json.
+where a run of Emu is given. All that is written is read back. Figures of all four go to
+benchmarks/results/imports.json, those of fewer are printed.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def main() -> int:
     parser.add_argument("--ask", default="what moves?")
     given = parser.parse_args()
     folders = {name: folder for name in SETS if (folder := getattr(given, name)) is not None}
+    if given.emu and not given.films:
+        parser.error("--emu is asked about a film: give --films too")
     figures = {}
     with tempfile.TemporaryDirectory() as work:
         for name, folder in folders.items():
@@ -92,7 +95,7 @@ def main() -> int:
         film = min(path for path in given.films.iterdir() if path.suffix in SUFFIXES)
         figures["films"]["asked"] = asked(given.emu, film, given.ask)
     config = {name: folder.name for name, folder in folders.items()}
-    print(results.write("imports", figures, config).read_text())
+    print(results.write("imports", figures, config).read_text() if len(folders) == len(SETS) else figures)
     return 0
 
 

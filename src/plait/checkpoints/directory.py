@@ -26,12 +26,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plait.checkpoints.outside import code_of, fingerprint, from_file
-from plait.checkpoints.tensors import WEIGHTS, Spec, TensorWriter, raw
+from plait.checkpoints.tensors import WEIGHTS, Spec, TensorWriter, open_tensors, raw
 from plait.config import from_plain, to_plain
 from plait.errors import CheckpointError, ConfigError, hint, listed
 from plait.systems.base import System
@@ -357,13 +356,13 @@ def read(system: System, folder: Path, description: Mapping[str, Any]) -> Iterat
     expected = {name: tuple(tensor.shape) for name, tensor in system.state_dict().items()}
     digests: dict[str, str] = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            _compare(expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, path)  # noqa: SIM118
-            for name in expected:
-                tensor = file.get_tensor(name)
-                digests[name] = _digest(name, tensor)
-                yield name, tensor
-    except (SafetensorError, OSError) as error:
+        file = open_tensors(path)
+        _compare(expected, file.shapes, path)
+        for name in expected:
+            tensor = file[name]
+            digests[name] = _digest(name, tensor)
+            yield name, tensor
+    except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); fetch or save the checkpoint again") from error
     for name, fact in _describe(system, _owned(system, digests), digests).items():
         stored = parts[name].get("fingerprint") if isinstance(parts.get(name), Mapping) else None

@@ -250,15 +250,12 @@ def open_tensors(path: str | Path) -> TensorFile:
 
 
 def _safetensors(path: Path) -> TensorFile:
-    specs = {}
-    opened: Any = safe_open(path, framework="np")  # which checks all, and maps without asking for memory
-    with opened as file:
-        for name in file.keys():  # noqa: SIM118  # it is no dictionary
-            part = file.get_slice(name)
-            specs[name] = Spec(tuple(part.get_shape()), _TYPES[part.get_dtype()])
-    with path.open("rb") as content:
+    checked: Any = safe_open(path, framework="np")  # it maps without asking for memory, unlike that of torch
+    with checked, path.open("rb") as content:
         (length,) = struct.unpack("<Q", content.read(8))
         head = json.loads(content.read(length))
+    head.pop("__metadata__", None)
+    specs = {name: Spec(tuple(head[name]["shape"]), _TYPES[head[name]["dtype"]]) for name in sorted(head)}
 
     def read(name: str) -> Tensor:
         at, end = (8 + length + offset for offset in head[name]["data_offsets"])
@@ -282,17 +279,13 @@ def _torch(path: Path, zipped: bool) -> TensorFile:
             content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert)
     inside = [content.get(key) for key in ("model", "state_dict", "module")] if isinstance(content, Mapping) else []
     for state in (*inside, content):
-        tensors = {name: value for name, value in state.items() if _plain(value)} if _is_map(state) else {}
+        tensors = {name: value.detach() for name, value in state.items() if _plain(value)} if _is_map(state) else {}
         if tensors:
             specs = {name: Spec.of(tensor) for name, tensor in tensors.items()}
             foreign = tuple(dict.fromkeys(names))
-            read = functools.partial(_stored, path, tensors) if zipped else functools.partial(_held, tensors)
+            read = functools.partial(_stored, path, tensors) if zipped else tensors.__getitem__
             return TensorFile(path=path, files=(path,), specs=specs, read=read, foreign=foreign)
     raise CheckpointError(f"{path}: holds no tensors by name: give a file of weights")
-
-
-def _held(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    return tensors[name].detach()
 
 
 def _stored(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
