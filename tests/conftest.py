@@ -128,6 +128,12 @@ def picture() -> Callable[[int], Image]:
 
 
 @pytest.fixture
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small weights are packed on every CPU."""
+    monkeypatch.setattr("plait.nn.packed.SMALL", 0)
+
+
+@pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
     """A group of this process alone: everything is sharded, over one."""
     import torch.distributed as dist

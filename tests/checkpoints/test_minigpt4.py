@@ -69,6 +69,7 @@ def test_sizes_of_the_published_files() -> None:
         vision_sizes(shape_of({key: shape for key, shape in tower.items() if "blocks" not in key}))
 
 
+@pytest.mark.usefixtures("small_packs")
 def test_an_import_answers(published_files: Make, tmp_path: Path, picture: Callable[[int], Image]) -> None:
     for variant in ("vicuna", "v2"):
         files = published_files(variant)

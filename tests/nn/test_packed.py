@@ -7,9 +7,12 @@ import torch
 from torch import nn
 
 from plait.errors import InputError
+from plait.nn import packed as packing
 from plait.nn.packed import PackedLinear, TiedEmbedding, pack
 
 X = torch.randn(2, 3, 24, generator=torch.Generator().manual_seed(0))
+
+pytestmark = pytest.mark.usefixtures("small_packs")
 
 
 class Two(nn.Module):
@@ -70,6 +73,15 @@ def test_other_precisions_and_devices_stay_as_they_are() -> None:
     for module in (double, away):
         pack(module)
         assert not any(isinstance(layer, PackedLinear) for layer in module.modules())
+
+
+@pytest.mark.parametrize("intel", [True, False])
+def test_on_a_cpu_of_intel_small_ones_stay_too(intel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_intel", lambda: intel)
+    monkeypatch.setattr(packing, "SMALL", 1000)
+    module = nn.Sequential(nn.Linear(27, 37), nn.Linear(40, 25))  # of 999 and 1,000
+    pack(module)
+    assert [isinstance(layer, PackedLinear) for layer in module] == [not intel, True]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -80,7 +80,8 @@ def small(recipe: Recipe, steps: int = 2) -> Recipe:
     """A few steps of two rows a stage, in fp32."""
 
     def of(stage: Stage) -> Stage:
-        data = replace(stage.data, rows=2, length=min(stage.data.length, 200), window=16)
+        most = stage.data.length if stage.data.reads == "pictures" else 200
+        data = replace(stage.data, rows=2, length=min(stage.data.length, most), window=16)
         return replace(stage, precision="fp32", data=data, tasks=())
 
     return shortened(replace(recipe, stages=tuple(map(of, recipe.stages)), probes=(), tasks=()), steps)
@@ -241,25 +242,34 @@ def test_two_steps_of_every_stage(grounds: str, tmp_path: Path, monkeypatch: pyt
     assert [record["stage"] for record in records(folder)] == [name for name in TINY_STEPS for _ in range(2)]
     assert all(record["skipped"] == record["broken"] == 0 for record in records(folder))
     before, after = recipe.build().vision.state_dict(), load(folder).vision.state_dict()
-    assert "patch.weight" in moved(before, after)  # the first stage moves all of it
+    assert "patch.weight" in moved(before, after)  # the first stages move all of it
 
 
 def test_half_of_the_questions_stand_in_pages() -> None:
-    sources = find("kosmos1/tiny").stages[1].data.sources
+    *_, pretrain, instruct = find("kosmos1/tiny").stages
+    sources = pretrain.data.sources
     assert len(TRAINED) == len(KINDS) / 2
     for name in ("questions", "shots"):
         asked = sources[f"pages/{name}"]
         shapes = asked.source.source if name == "shots" else asked.source
         assert set(shapes.asks) == set(TRAINED)
         assert asked[0].text.startswith("Question: ")
-    told = find("kosmos1/tiny").stages[2].data.sources["instructions/told"]
+    told = instruct.data.sources["instructions/told"]
     assert isinstance(told, ToldInstructions) and set(told.shapes.asks) == set(KINDS)
 
 
 def test_stages_follow_each_other_with_the_same_data_and_seeds_differ() -> None:
-    tower, pretrain, instruct = find("kosmos1/tiny").stages
-    assert set(tower.data.sources) < set(pretrain.data.sources) < set(instruct.data.sources)
-    assert set(pretrain.data.joined) == {"text/statements", "text/told"} and not tower.data.joined
-    assert "captions/nouns" in set(pretrain.data.sources) - set(tower.data.sources)
+    stages = find("kosmos1/tiny").stages
+    letters, tower, pretrain, instruct = stages
+    assert set(pretrain.data.sources) < set(instruct.data.sources)
+    assert set(tower.data.sources) - set(pretrain.data.sources) == {"pages/read"}
+    assert tower.data.sources["pages/read"] == letters.data.sources["written"]
+    assert set(pretrain.data.joined) == {f"text/{name}" for name in ("statements", "told", "episodes", "matrices")}
+    assert not tower.data.joined and "captions/nouns" in set(pretrain.data.sources) - set(tower.data.sources)
     other = find("kosmos1/tiny", ["seed=1"]).stages
-    assert all(one.data.seed != two.data.seed for one, two in zip((tower, pretrain, instruct), other, strict=True))
+    assert all(one.data.seed != two.data.seed for one, two in zip(stages, other, strict=True))
+
+
+def test_what_is_invented_for_one_document_is_no_word_of_the_pieces() -> None:
+    said = [["a dakub.", "a dakub and a dakub"], ["a circle"], ["one circle is", "a ring"]]
+    assert set(kosmos1.frequent(said, 2)) == {"a", "circle"}

@@ -288,19 +288,18 @@ def load(
 
     Args:
         packed: on a CPU, weights of linear layers are brought into the order in which they are multiplied soonest
-            (`plait.nn.packed`). They cannot be trained any more.
+            (`plait.nn.packed`). They cannot be trained any more. Of a large model on a CPU of Intel, one request at a
+            time is answered sooner without.
         compile: the step that decodes is compiled when it is first run (`Decoder.compile_step`): a minute or two at
             first, for shorter steps of a small model.
 
     Raises:
-        ConfigError: `compile` without a C++ compiler, without `packed`, or on another device than a CPU.
+        ConfigError: `compile` without a C++ compiler, or on another device than a CPU.
     """
     built = checkpoint.load(directory, device, dtype, system)
     if packed:
         pack(built)
     if compile:
-        if not packed:
-            raise ConfigError("compile goes with packed weights: leave packed=False out")
         for decoder in (module for module in built.modules() if isinstance(module, Decoder)):
             decoder.compile_step()
     return Model(built)

@@ -1,12 +1,16 @@
 """Linear layers that only multiply: weights in the blocks in which oneDNN multiplies them soonest on a CPU.
 
 PyTorch's own products of a few rows read a weight row by row; in blocks they take a quarter to two thirds of the time
-(benchmarks/decoding.py).
+(benchmarks/decoding.py). On CPUs of Intel that holds for several rows by a large weight alone: MKL, which was written
+for them, multiplies one row as soon, and small weights sooner (benchmarks/kosmos1.py).
 """
 
 from __future__ import annotations
 
+import functools
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plait.errors import InputError
+
+SMALL = 2**20
+"""Elements of a weight; with fewer it is left as it is on a CPU of Intel."""
 
 
 class PackedLinear(nn.Module):
@@ -79,7 +86,7 @@ def pack(module: nn.Module) -> None:
     """Packs the linear layers within `module`, one by one, so that no second copy of all weights is ever held.
 
     Those that oneDNN does not multiply here stay as they are: on another device, in another precision than fp32 and
-    bf16, or without oneDNN.
+    bf16, or without oneDNN. So do small ones (`SMALL`) where they would be multiplied later.
     """
     places: dict[int, list[tuple[nn.Module, str]]] = {}  # of each layer, which itself is not held
     for parent in module.modules():
@@ -97,8 +104,17 @@ def pack(module: nn.Module) -> None:
 
 
 def _packs(weight: Tensor) -> bool:
-    """Whether oneDNN multiplies it here."""
+    """Whether oneDNN multiplies it here, and sooner."""
     if not torch.backends.mkldnn.is_available() or not weight.is_cpu:  # type: ignore[no-untyped-call]
+        return False
+    if weight.numel() < SMALL and _intel():
         return False
     half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return weight.dtype == torch.float32 or half
+
+
+@functools.cache
+def _intel() -> bool:
+    """By the name of its maker, which never changes: what is packed must not differ from run to run."""
+    told = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (told.read_text() if told.exists() else platform.processor())

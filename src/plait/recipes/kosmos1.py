@@ -4,8 +4,8 @@
     language_instruct     the same on instructions in text alone, of which the outputs are learned, and the first data
 
 `paper` has both with the published numbers. `tiny` does them on the shapes world, on two CPU cores, with the CLIP of
-`foundations/tiny`; before them stands `tower`, in which that learns what the real one has seen: larger pictures, and
-written words.
+`foundations/tiny`; before them stand `letters` and `tower`, in which that learns what the real one has seen: written
+words, and larger pictures.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Items
 from dataclasses import replace
 from typing import Any
 
@@ -25,14 +26,14 @@ from plait.data.packs import Data, Source
 from plait.data.prompted import Pages as Pieces
 from plait.data.prompted import Several, Spoken
 from plait.data.shapes import Shapes
-from plait.data.shapes.corpora import Captions, NounCaptions, Photographs, ToldInstructions, Written
+from plait.data.shapes.corpora import Captions, NounCaptions, Photographs, Replies, ToldInstructions, Written
 from plait.data.shapes.descriptions import Descriptions
 from plait.data.shapes.episodes import Episodes
 from plait.data.shapes.matrices import Matrices
 from plait.data.shapes.pages import Pages
 from plait.data.shapes.statements import Statements
 from plait.data.shapes.told import Told
-from plait.data.shapes.words import LEAST, Opinions
+from plait.data.shapes.words import LEAST, LETTERS, Lettered, Opinions
 from plait.data.shards import training
 from plait.document import Document, Image, Text
 from plait.errors import ConfigError, hint
@@ -47,6 +48,7 @@ from plait.evaluate.choices import (
 from plait.evaluate.shapes import Held, ShapesCaption
 from plait.evaluate.shots import TRAINED, ShapesEpisodes, ShapesPages, ShapesShots
 from plait.generate.engine import Settings
+from plait.objectives.letters import Letters, Speller
 from plait.objectives.tokens import NextToken
 from plait.recipes.cm3leon import HARD, texts
 from plait.recipes.foundations import ensure, matrices
@@ -54,7 +56,7 @@ from plait.systems.foundations import Foundations
 from plait.systems.kosmos1 import KOSMOS1, SIZES, SYMBOLS, TINY, KOSMOS1Config
 from plait.text.pieces import FairseqPieces
 from plait.text.questions import CAPTION, QUESTION
-from plait.train.stage import Optimiser, Probe, Recipe, Schedule, Stage, Update
+from plait.train.stage import Objective, Optimiser, Probe, Recipe, Schedule, Stage, Update
 
 SEED = 20230227
 LENGTH = 2048
@@ -187,24 +189,26 @@ def _stage(name: str, config: KOSMOS1Config, data: Data, steps: int, lr: float) 
 
 # ------------------------------------------------------------------------------------------------------- tiny
 
-TINY_STEPS = {"tower": 550, "pretrain": 1600, "language_instruct": 220}
+TINY_STEPS = {"letters": 700, "tower": 450, "pretrain": 1500, "language_instruct": 200}
 TINY_ROWS = 16
 TINY_LENGTH = 511
-TOKENIZER_TEXTS = 200  # documents of each source that the pieces are learned from
-WORDS = 240  # the commonest, which are a piece each
+TOKENIZER_TEXTS = 300  # documents of each source that the pieces are learned from
+WORDS = 224  # of most documents, which are a piece each
 CROWD = (1, 2, 2, 3)
-CORPUS = {"text": 0.1, "captions": 0.35, "pages": 0.55}
+SPLIT = 2  # letters that a patch can hold, along its side
+SHOTS = (1, 2, 4)  # pictures of each of two names in an episode
+CORPUS = {"text": 0.2, "captions": 0.25, "pages": 0.55}
 """Shares of elements; most of what the tasks are about stands in pages."""
 WITHIN: Mapping[str, Mapping[str, float]] = {
-    "text": {"statements": 0.3, "told": 0.7},
+    "text": {"statements": 0.15, "told": 0.25, "episodes": 0.3, "matrices": 0.3},
     "captions": {"shapes": 0.7, "nouns": 0.15, "photographs": 0.15},
     "pages": {
-        "questions": 0.3,
-        "shots": 0.2,
-        "web": 0.1,
-        "episodes": 0.12,
-        "matrices": 0.13,
-        "written": 0.1,
+        "questions": 0.25,
+        "shots": 0.15,
+        "web": 0.08,
+        **{f"episodes of {shots}": 0.17 / len(SHOTS) for shots in SHOTS},
+        "matrices": 0.17,
+        "written": 0.13,
         "descriptions": 0.05,
     },
 }
@@ -222,7 +226,8 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
     first = SEED + 10 * seed
     corpora = shapes_corpora(first)
     known = {name: one for name, one in corpora["captions"].items() if name != "nouns"}
-    seen = {"captions": known, "pages": {"written": corpora["pages"]["written"]}}
+    read = Written(opinions=_opinions(first), ways=("read",))
+    seen: dict[str, dict[str, Source]] = {"captions": known, "pages": {"read": read}}
     told = {"told": ToldInstructions(shapes=_scenes(first + 4, questions_each=1, asks=HARD))}
     rest = _tiny_data(corpora, CORPUS, first + 1)
     followed = _tiny_data({**corpora, "instructions": told}, {**CORPUS, "instructions": 0.5}, first + 2)
@@ -231,7 +236,8 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
         name="kosmos1/tiny",
         build=functools.partial(founded, foundations, config, seed),
         stages=(
-            tower_stage(_tiny_data(seen, {"captions": 0.6, "pages": 0.4}, first), TINY_STEPS["tower"]),
+            letters_stage(config, read, TINY_STEPS["letters"], seed=first + 3),
+            tower_stage(_tiny_data(seen, {"captions": 0.5, "pages": 0.5}, first), TINY_STEPS["tower"]),
             _tiny_stage("pretrain", config, rest, TINY_STEPS["pretrain"], rate=1.0, final=0.1, tasks=before),
             _tiny_stage("language_instruct", config, followed, TINY_STEPS["language_instruct"], rate=0.1, final=0.0),
         ),
@@ -255,16 +261,24 @@ def _scenes(seed: int, **more: Any) -> Shapes:
     return Shapes(**{"seed": seed, "length": 1_000_000, "objects": CROWD, **more})
 
 
+def _opinions(seed: int) -> Opinions:
+    return Opinions(seed=seed, length=1_000_000, resolution=LEAST)
+
+
 def shapes_corpora(seed: int) -> dict[str, dict[str, Source]]:
     """Corpus -> its sources by name."""
     many: dict[str, Any] = {"seed": seed, "length": 1_000_000, "resolution": 32}
     known = {kind: HARD[kind] for kind in TRAINED}
     asked = Spoken(source=_scenes(seed + 1, mix={"questions": 1.0}, asks=known))
     alone = Spoken(source=_scenes(seed + 2, mix={"questions": 1.0}, asks=known, questions_each=1))
+    episodes = {n: Episodes(**{**many, "seed": seed + 6 + i}, shots=n, steps=True) for i, n in enumerate(SHOTS)}
+    judged = Matrices(**many, form="judge", steps=True)
     return {
         "text": {
             "statements": Statements(**many),
             "told": Told(shapes=_scenes(seed + 3), mix={"caption": 1.0}),
+            "episodes": Replies(cases=replace(episodes[SHOTS[-1]], seed=seed + 9)),
+            "matrices": Replies(cases=replace(judged, seed=seed + 9)),
         },
         "captions": {
             "shapes": Captions(source=_scenes(seed, mix={"caption": 1.0})),
@@ -275,9 +289,9 @@ def shapes_corpora(seed: int) -> dict[str, dict[str, Source]]:
             "questions": asked,
             "shots": Several(source=alone, counts=(2, 3, 5)),
             "web": Spoken(source=Pages(**many)),
-            "episodes": Episodes(**many, shots=3, steps=True),
-            "matrices": Matrices(**many, form="judge", steps=True),
-            "written": Written(opinions=Opinions(**{**many, "resolution": LEAST})),
+            **{f"episodes of {shots}": source for shots, source in episodes.items()},
+            "matrices": judged,
+            "written": Written(opinions=_opinions(seed)),
             "descriptions": Descriptions(**many),
         },
     }
@@ -304,39 +318,76 @@ def _tiny_data(corpora: Mapping[str, Mapping[str, Source]], shares: Mapping[str,
     )
 
 
+def letters_stage(config: KOSMOS1Config, written: Source, steps: int, seed: int) -> Stage:
+    """The tower alone, on written pictures: what stands in each patch."""
+    side = SPLIT * config.vision.image_size // config.vision.patch
+    data = Data(
+        sources={"written": written},
+        rows=64,
+        length=side * side,
+        reads="pictures",
+        transforms=(Lettered(cells=side),),
+        window=256,
+        seed=seed,
+    )
+    return _tiny(
+        "letters",
+        data,
+        steps,
+        ("vision.*", "speller:*"),
+        rate=1.0,
+        final=0.3,
+        objective=Letters(),
+        companions={"speller": _speller},
+    )
+
+
+def _speller(system: KOSMOS1) -> Speller:
+    return Speller(system.config.vision.width, SPLIT, len(LETTERS))
+
+
 def tower_stage(data: Data, steps: int) -> Stage:
     """All of the system on captions and written pictures: what CLIP's tower has to be given first in this world."""
-    return _tiny("tower", data, steps, ("vision.*",), rate=1.0, final=0.3)
+    return _tiny(
+        "tower", data, steps, ("language.*", "resampler.*", "vision.*"), rate=1.0, final=0.3, objective=NextToken()
+    )
 
 
 def _tiny_stage(
     name: str, config: KOSMOS1Config, data: Data, steps: int, *, rate: float, final: float, tasks: tuple[Task, ...] = ()
 ) -> Stage:
     """A published stage: of the tower the last block alone trains."""
-    return _tiny(name, data, steps, trained(config)[2:], rate=rate, final=final, tasks=tasks)
+    return _tiny(name, data, steps, trained(config), rate=rate, final=final, objective=NextToken(), tasks=tasks)
 
 
-def _tiny(name: str, data: Data, steps: int, seen: tuple[str, ...], *, rate: float, final: float, **more: Any) -> Stage:
-    """Muon for the matrices of blocks, at `rate` times the usual rates.
-
-    Args:
-        seen: names in the tower that train.
-    """
-    tower = seen[0].removesuffix("*") if "blocks" in seen[0] else "vision.blocks.*."
-    parts = ("attention.qkv", "attention.out", "mlp.hidden", "mlp.out")
-    weights = tuple(f"{blocks}{part}.weight" for blocks in ("language.decoder.blocks.*.", tower) for part in parts)
+def _tiny(
+    name: str,
+    data: Data,
+    steps: int,
+    trains: tuple[str, ...],
+    *,
+    rate: float,
+    final: float,
+    objective: Objective,
+    **more: Any,
+) -> Stage:
+    """Muon for the matrices of blocks, at `rate` times the usual rates."""
+    blocks = {
+        "language.*": "language.decoder.blocks.*.",
+        "vision.*": "vision.blocks.*.",
+        **{name: name.removesuffix("*") for name in trains if ".blocks." in name},
+    }
+    weights = tuple(
+        f"{blocks[name]}{part}.weight"
+        for name in trains
+        if name in blocks
+        for part in ("attention.qkv", "attention.out", "mlp.hidden", "mlp.out")
+    )
+    optimisers = matrices(*weights, lr=0.01 * rate), Optimiser(train=trains, lr=2e-3 * rate)
     return Stage(
         name=name,
         data=data,
-        updates=(
-            Update(
-                objective=NextToken(),
-                optimisers=(
-                    matrices(*weights, lr=0.01 * rate),
-                    Optimiser(train=("language.*", "resampler.*", *seen), lr=2e-3 * rate),
-                ),
-            ),
-        ),
+        updates=(Update(objective=objective, optimisers=optimisers),),
         steps=steps,
         schedule=Schedule(warmup=30, final=final),
         precision="bf16",
@@ -348,14 +399,11 @@ def _tiny(name: str, data: Data, steps: int, seen: tuple[str, ...], *, rate: flo
 def founded(foundations: str, config: KOSMOS1Config, seed: int) -> KOSMOS1:
     """CLIP's tower of a run of `foundations/tiny`, for larger pictures; all else is new, also the pieces."""
     given = directory.load_as(ensure(foundations), Foundations)
-    said = [
-        piece
-        for corpus in shapes_corpora(SEED).values()
-        for source in corpus.values()
-        for piece in texts(source, TOKENIZER_TEXTS)
-    ]
+    sources = [source for corpus in shapes_corpora(SEED).values() for source in corpus.values()]
+    said = [[*texts((source[i],), 1)] for source in sources for i in range(TOKENIZER_TEXTS)]
     symbols = SYMBOLS[config.symbols]
-    pieces = FairseqPieces.train(said, config.language.vocabulary - len(symbols) - 1, symbols, frequent(said, WORDS))
+    room = config.language.vocabulary - len(symbols) - 1
+    pieces = FairseqPieces.train((text for one in said for text in one), room, symbols, frequent(said, WORDS))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         system = KOSMOS1(config, pieces)
@@ -365,9 +413,9 @@ def founded(foundations: str, config: KOSMOS1Config, seed: int) -> KOSMOS1:
     return system
 
 
-def frequent(said: Iterable[str], count: int) -> list[str]:
-    """The commonest words of texts."""
-    words = Counter(word for text in said for word in re.findall(r"[A-Za-z]+", text))
+def frequent(said: Iterable[Items[str]], count: int) -> list[str]:
+    """The words that occur in most documents: those that are invented for one of them do not."""
+    words = Counter(word for one in said for word in sorted(set(re.findall(r"[A-Za-z]+", " ".join(one)))))
     return [word for word, _ in words.most_common(count)]
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from plait.data.shapes import Shapes
-from plait.data.shapes.corpora import Captions, NounCaptions, Photographs, ToldInstructions, Written
+from plait.data.shapes.corpora import Captions, NounCaptions, Photographs, Replies, ToldInstructions, Written
+from plait.data.shapes.matrices import Matrices
 from plait.data.shapes.nouns import NOUNS
 from plait.data.shapes.words import Opinions
 from plait.document import Image, Text
@@ -24,6 +25,14 @@ def test_photographs_are_named_by_their_first_object():
         first = SCENES.scene(i).objects[0]
         assert texts(source[i]) == ["The photo of the", f"{first.colour} {first.shape}."]
         assert source[i].images[0].source.scene == SCENES.scene(i)
+
+
+def test_replies_stand_alone():
+    cases = Matrices(seed=1, length=20, form="judge", steps=True)
+    source = Replies(cases=cases)
+    assert len(source) == 20 and not any(document.images for document in source)
+    assert [texts(document)[-1] for document in source] == [texts(document)[-1] for document in cases]
+    assert texts(source[3])[0].startswith("colour ")
 
 
 def test_every_other_caption_is_asked_for():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,13 +19,17 @@ from plait.data.shapes.words import (
     PAPERS,
     READ_HELD_OUT,
     SUBJECTS,
+    Lettered,
     Opinions,
     Words,
     write,
 )
-from plait.errors import ConfigError
+from plait.document import Image
+from plait.errors import ConfigError, DocumentError
+from plait.sequence import Sequence, Slot, Span, tokens
 
 LETTERS = [letter for letter in GLYPHS if letter != " "]
+NUMBERED = " " + "".join(LETTERS)
 
 
 def blurred(glyph):
@@ -136,3 +141,34 @@ def test_held_out_requests_come_in_the_test_alone():
 def test_letters_need_room():
     with pytest.raises(ConfigError, match=r"resolution=48.*at least 64"):
         Words(seed=0, length=1, resolution=48)
+
+
+def test_cells_tell_the_letters_that_stand_in_them():
+    for document in Opinions(seed=7, length=60):
+        writing = document.images[0].source
+        said = "".join("".join(line.split()) for line in writing.lines)
+        for cells in (16, 64):
+            grid = writing.letters(cells)
+            assert grid.shape == (cells, cells)
+            assert sorted(NUMBERED[number] for number in grid[grid > 0]) == sorted(said)
+    level = replace(writing, lines=("ab", "c"), x=0.5, y=0.5, dot=2 / 64, angle=0.0)
+    # eleven dots by sixteen of two pixels: a and b have their middles 6 dots apart, c stands in the middle below
+    assert {NUMBERED[n]: (x, y) for (y, x), n in np.ndenumerate(level.letters(64)) if n} == {
+        "a": (26, 23),
+        "b": (38, 23),
+        "c": (32, 41),
+    }
+    turned = replace(level, angle=math.pi / 2).letters(64)  # clockwise: what stood above stands at the right
+    assert NUMBERED[turned[26, 41]] == "a" and NUMBERED[turned[32, 23]] == "c"
+
+
+def test_cells_are_targets_row_by_row():
+    image = Opinions(seed=8, length=1)[0].images[0]
+    laid = Lettered(cells=16)(Sequence((Span(Slot("vision", image), 8),), "here"), np.random.default_rng(0))
+    (span,) = laid.spans
+    (target,) = span.targets
+    assert (len(laid), laid.origin, target.kind) == (256, "here", "letter") and span.fill == Slot("vision", image)
+    assert target.value.tolist() == image.source.letters(16).ravel().tolist() and (target.weight == 1).all()
+    for strange in (Span(Slot("vision", Image("a.png")), 8), tokens([1])):
+        with pytest.raises(DocumentError, match="nobody knows what is written"):
+            Lettered(cells=16)(Sequence((strange,)), np.random.default_rng(0))

@@ -103,6 +103,19 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replies:
+    """What is replied to cases, without what is asked: with steps, how to conclude, in text alone."""
+
+    cases: Cases
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, i: int) -> Document:
+        return self.cases.case(i).reply
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToldInstructions:
     """Instructions in text alone: a scene in words as the input, a question on it, and the answer, which is learned.
 

@@ -59,8 +59,8 @@ class Episodes(Cases):
     Args:
         ways: names, 2 to 6.
         shots: pictures of each.
-        steps: whether the last name stands behind what each picture shows: "dakub red circle, tivol red ring, blue
-            circle, shape: this is a dakub."
+        steps: whether the last name stands behind what each picture shows, and how it is named: "red circle dakub, red
+            ring tivol, blue circle dakub: this is a dakub."
     """
 
     name: ClassVar[str] = "episodes"
@@ -89,8 +89,8 @@ class Episodes(Cases):
         for way, scene in zip((*order, right), scenes, strict=True):
             pieces += [Image(SceneImage(scene, self.resolution)), *candidates[way]]
         prompt = Document(pieces[:-1])
-        shown = [f"{labels[way]} {_seen(scene)}" for way, scene in zip(order, scenes, strict=False)]
-        steps = [behind([*shown, _seen(scenes[-1]), tells])] if self.steps else []
+        shown = (f"{_seen(scene)} {labels[way]}" for way, scene in zip((*order, right), scenes, strict=True))
+        steps = [behind(shown)] if self.steps else []
         reply = Document([*steps, *candidates[right]])
         return Episode(Document([*prompt, *reply]), prompt, Names(labels[right], labels), reply, candidates, right)
 

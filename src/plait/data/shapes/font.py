@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -64,7 +64,7 @@ def _glyphs() -> dict[str, Array]:
 
 
 GLYPHS = _glyphs()
-"""Each letter as dots, 0 or 1: (HEIGHT, WIDTH)."""
+"""Each letter as dots, 0 or 1: (HEIGHT, WIDTH). The first is the space between words."""
 
 
 def wrap(text: str, most: int) -> tuple[str, ...]:
@@ -84,6 +84,26 @@ def extent(lines: Sequence[str]) -> tuple[int, int]:
     return ADVANCE * max(map(len, lines)) - 1, LEADING * len(lines) - 2
 
 
+def _placed(lines: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Each letter with its left and upper dot, within the extent."""
+    width, _ = extent(lines)
+    for number, line in enumerate(lines):
+        left = (width - extent([line])[0]) // 2
+        for place, letter in enumerate(line):
+            yield letter, left + ADVANCE * place, LEADING * number
+
+
+def middles(
+    lines: Sequence[str], resolution: int, x: float, y: float, dot: float, angle: float
+) -> Iterator[tuple[str, float, float]]:
+    """Each letter with the place of its middle in pixels, across and down, where `cover` puts it."""
+    width, height = extent(lines)
+    across, down = math.cos(angle) * dot, math.sin(angle) * dot
+    for letter, left, top in _placed(lines):
+        u, v = left + (WIDTH - width) / 2, top + (HEIGHT - height) / 2  # in dots, from the middle of all
+        yield letter, x * resolution + across * u - down * v, y * resolution + down * u + across * v
+
+
 @cache
 def _grid(resolution: int) -> Array:
     return np.arange(resolution, dtype=np.float32) + np.float32(0.5)
@@ -99,11 +119,8 @@ def cover(lines: Sequence[str], resolution: int, x: float, y: float, dot: float,
     """
     width, height = extent(lines)
     sheet = np.zeros((height + 4, width + 4), dtype=np.float32)  # a rim of two dots, so that nothing is read outside
-    for number, line in enumerate(lines):
-        top, left = 2 + LEADING * number, 2 + (width - extent([line])[0]) // 2
-        for place, letter in enumerate(line):
-            start = left + ADVANCE * place
-            sheet[top : top + HEIGHT, start : start + WIDTH] = GLYPHS[letter]
+    for letter, left, top in _placed(lines):
+        sheet[2 + top : 2 + top + HEIGHT, 2 + left : 2 + left + WIDTH] = GLYPHS[letter]
     across = (_grid(resolution) - np.float32(x * resolution))[None, :]
     down = (_grid(resolution) - np.float32(y * resolution))[:, None]
     cosine, sine = np.float32(math.cos(angle) / dot), np.float32(math.sin(angle) / dot)

@@ -59,15 +59,15 @@ class Matrix:
         return self.candidates.index(self.cells[-1])
 
     def look(self, candidate: Cell) -> Iterator[str]:
-        """ "colour red red, blue blue yes": of each attribute its values row by row, with those of a candidate as the
-        last, and whether they follow a rule."""
+        """ "colour red red, blue blue, pink no": of each attribute its values row by row, the last by the rules, then
+        that of a candidate, and whether it is the same."""
         for attribute in ATTRIBUTES:
             if attribute == ("number" if self.cells[-1].place >= 0 else "place"):
                 continue
-            values = [_said(cell, attribute) for cell in (*self.cells[:-1], candidate)]
+            values = [_said(cell, attribute) for cell in self.cells]
             rows = (" ".join(values[at : at + self.columns]) for at in range(0, len(values), self.columns))
-            fits = getattr(candidate, attribute) == getattr(self.cells[-1], attribute)
-            yield f"{attribute} {', '.join(rows)} {YES if fits else NO}"
+            shown = _said(candidate, attribute)
+            yield f"{attribute} {', '.join(rows)}, {shown} {YES if shown == values[-1] else NO}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from plait.data.shapes import font
 from plait.data.shapes.cases import Case, Cases, Wordings
@@ -19,10 +20,13 @@ from plait.data.shapes.invented import invented
 from plait.data.shapes.score import says
 from plait.data.shapes.split import hashed
 from plait.document import Document, Image, Text, Turn
-from plait.errors import ConfigError
+from plait.errors import ConfigError, DocumentError
+from plait.sequence import Sequence as Laid
+from plait.sequence import Slot, Span, Target
 
 Colour = tuple[int, int, int]
 
+LETTERS = tuple(font.GLYPHS)
 LEAST = 64  # pixels a side, so that nine letters beside each other have a pixel for each dot
 LONGEST = 9  # letters of a line
 TILT = math.radians(8)  # each way
@@ -87,6 +91,14 @@ class Writing:
         pixels += np.float32(NOISE) * (Chance(self.grain).units(self.resolution, self.resolution, 1) - np.float32(0.5))
         return PIL.Image.fromarray(np.clip(pixels + np.float32(0.5), 0, 255).astype(np.uint8))
 
+    def letters(self, cells: int) -> NDArray[np.int64]:
+        """Of each cell of a grid the number in `LETTERS` of the letter that it holds, 0 for none: (cells, cells)."""
+        found = np.zeros((cells, cells), np.int64)
+        for letter, x, y in font.middles(self.lines, cells, self.x, self.y, self.dot * cells, self.angle):
+            if letter != " ":
+                found[int(y), int(x)] = LETTERS.index(letter)
+        return found
+
 
 def write(text: str, resolution: int, chance: Chance) -> Writing:
     """The text in lines of nine letters, as large as fits or smaller, somewhere in the picture, a little aslant."""
@@ -110,6 +122,33 @@ def write(text: str, resolution: int, chance: Chance) -> Writing:
         angle=angle,
         grain=chance.below(1 << 30),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lettered:
+    """A transform of written pictures, each by itself (`Data.reads`): cells of a grid, and what letter each holds.
+
+    The targets are of the kind "letter", row by row; that of the first cell, a corner, falls away, as nothing stands
+    before it (`plait.objectives.letters`).
+
+    Args:
+        cells: of the grid, along a side.
+    """
+
+    cells: int
+
+    def __call__(self, sequence: Laid, generator: np.random.Generator) -> Laid:
+        """The cells of the sequence's only picture.
+
+        Raises:
+            DocumentError: it is not a `Writing`.
+        """
+        slot = sequence.spans[0].fill
+        if not isinstance(slot, Slot) or not isinstance(slot.image.source, Writing):
+            raise DocumentError("a picture of which nobody knows what is written in it: give `Writing`s")
+        letters = slot.image.source.letters(self.cells).ravel()
+        target = Target("letter", letters, np.ones(len(letters), np.float32))
+        return Laid((Span(slot, len(letters), (target,)),), sequence.origin)
 
 
 @dataclass(frozen=True, kw_only=True)
