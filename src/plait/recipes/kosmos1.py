@@ -4,7 +4,7 @@
     language_instruct     the same on instructions in text alone, of which the outputs are learned, and the first data
 
 `paper` has both with the published numbers. `tiny` does them on the shapes world, on two CPU cores, with the CLIP of
-`foundations/tiny`; before them stand `letters` and `tower`, in which that learns what the real one has seen: written
+`foundations/tiny`; before them stand `reading` and `tower`, in which that learns what the real one has seen: written
 words, and larger pictures.
 """
 
@@ -15,11 +15,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Items
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from plait.checkpoints import directory
 from plait.data.packs import Data, Source
@@ -28,7 +28,7 @@ from plait.data.prompted import Several, Spoken
 from plait.data.shapes import Shapes
 from plait.data.shapes.corpora import Captions, NounCaptions, Photographs, Replies, ToldInstructions, Written
 from plait.data.shapes.descriptions import Descriptions
-from plait.data.shapes.episodes import Episodes
+from plait.data.shapes.episodes import Episodes, Lists
 from plait.data.shapes.matrices import Matrices
 from plait.data.shapes.pages import Pages
 from plait.data.shapes.statements import Statements
@@ -48,7 +48,7 @@ from plait.evaluate.choices import (
 from plait.evaluate.shapes import Held, ShapesCaption
 from plait.evaluate.shots import TRAINED, ShapesEpisodes, ShapesPages, ShapesShots
 from plait.generate.engine import Settings
-from plait.objectives.letters import Letters, Speller
+from plait.objectives.reading import Reading, Speller
 from plait.objectives.tokens import NextToken
 from plait.recipes.cm3leon import HARD, texts
 from plait.recipes.foundations import ensure, matrices
@@ -189,18 +189,22 @@ def _stage(name: str, config: KOSMOS1Config, data: Data, steps: int, lr: float) 
 
 # ------------------------------------------------------------------------------------------------------- tiny
 
-TINY_STEPS = {"letters": 700, "tower": 450, "pretrain": 1500, "language_instruct": 200}
-TINY_ROWS = 16
+TINY_STEPS = {"reading": 1400, "tower": 700, "pretrain": 3200, "language_instruct": 300}
+TINY_ROWS = 8
 TINY_LENGTH = 511
 TOKENIZER_TEXTS = 300  # documents of each source that the pieces are learned from
+SYLLABLE = 2  # letters of other pieces, or one behind white space
 WORDS = 224  # of most documents, which are a piece each
 CROWD = (1, 2, 2, 3)
 SPLIT = 2  # letters that a patch can hold, along its side
+MOST_WORDS = 16  # pieces of an opinion, and what stands around picture and text
 SHOTS = (1, 2, 4)  # pictures of each of two names in an episode
-CORPUS = {"text": 0.2, "captions": 0.25, "pages": 0.55}
+CORPUS = {"text": 0.3, "captions": 0.2, "pages": 0.5}
 """Shares of elements; most of what the tasks are about stands in pages."""
+FIRST = {"text": 0.2, "captions": 0.3, "pages": 0.5}
+"""Shares of the stage before, whose pages are written pictures, and whose text is what conclusions are drawn in."""
 WITHIN: Mapping[str, Mapping[str, float]] = {
-    "text": {"statements": 0.15, "told": 0.25, "episodes": 0.3, "matrices": 0.3},
+    "text": {"statements": 0.1, "told": 0.15, "lists": 0.25, "episodes": 0.25, "matrices": 0.25},
     "captions": {"shapes": 0.7, "nouns": 0.15, "photographs": 0.15},
     "pages": {
         "questions": 0.25,
@@ -227,7 +231,8 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
     corpora = shapes_corpora(first)
     known = {name: one for name, one in corpora["captions"].items() if name != "nouns"}
     read = Written(opinions=_opinions(first), ways=("read",))
-    seen: dict[str, dict[str, Source]] = {"captions": known, "pages": {"read": read}}
+    concluded = {name: one for name, one in corpora["text"].items() if name not in ("statements", "told")}
+    seen: dict[str, Mapping[str, Source]] = {"text": concluded, "captions": known, "pages": {"read": read}}
     told = {"told": ToldInstructions(shapes=_scenes(first + 4, questions_each=1, asks=HARD))}
     rest = _tiny_data(corpora, CORPUS, first + 1)
     followed = _tiny_data({**corpora, "instructions": told}, {**CORPUS, "instructions": 0.5}, first + 2)
@@ -236,8 +241,8 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
         name="kosmos1/tiny",
         build=functools.partial(founded, foundations, config, seed),
         stages=(
-            letters_stage(config, read, TINY_STEPS["letters"], seed=first + 3),
-            tower_stage(_tiny_data(seen, {"captions": 0.5, "pages": 0.5}, first), TINY_STEPS["tower"]),
+            reading_stage(config, _opinions(first + 3), TINY_STEPS["reading"]),
+            tower_stage(_tiny_data(seen, FIRST, first), TINY_STEPS["tower"]),
             _tiny_stage("pretrain", config, rest, TINY_STEPS["pretrain"], rate=1.0, final=0.1, tasks=before),
             _tiny_stage("language_instruct", config, followed, TINY_STEPS["language_instruct"], rate=0.1, final=0.0),
         ),
@@ -277,6 +282,7 @@ def shapes_corpora(seed: int) -> dict[str, dict[str, Source]]:
         "text": {
             "statements": Statements(**many),
             "told": Told(shapes=_scenes(seed + 3), mix={"caption": 1.0}),
+            "lists": Lists(**many),
             "episodes": Replies(cases=replace(episodes[SHOTS[-1]], seed=seed + 9)),
             "matrices": Replies(cases=replace(judged, seed=seed + 9)),
         },
@@ -318,32 +324,36 @@ def _tiny_data(corpora: Mapping[str, Mapping[str, Source]], shares: Mapping[str,
     )
 
 
-def letters_stage(config: KOSMOS1Config, written: Source, steps: int, seed: int) -> Stage:
-    """The tower alone, on written pictures: what stands in each patch."""
+def reading_stage(config: KOSMOS1Config, opinions: Opinions, steps: int) -> Stage:
+    """Tower and resampler alone, on written pictures: which letter stands where, and which words there are."""
     side = SPLIT * config.vision.image_size // config.vision.patch
     data = Data(
-        sources={"written": written},
-        rows=64,
-        length=side * side,
-        reads="pictures",
+        sources={"bare": Written(opinions=opinions, ways=("bare",))},
+        rows=16,
+        length=4 * (side * side + MOST_WORDS),
         transforms=(Lettered(cells=side),),
         window=256,
-        seed=seed,
+        seed=opinions.seed,
     )
     return _tiny(
-        "letters",
+        "reading",
         data,
         steps,
-        ("vision.*", "speller:*"),
+        ("vision.*", "resampler.*", "speller:*", "words:*"),
         rate=1.0,
         final=0.3,
-        objective=Letters(),
-        companions={"speller": _speller},
+        objective=Reading(),
+        companions={"speller": _speller, "words": _words},
     )
 
 
 def _speller(system: KOSMOS1) -> Speller:
     return Speller(system.config.vision.width, SPLIT, len(LETTERS))
+
+
+def _words(system: KOSMOS1) -> nn.Linear:
+    language = system.config.language
+    return nn.Linear(system.config.latents * language.width, language.vocabulary)
 
 
 def tower_stage(data: Data, steps: int) -> Stage:
@@ -400,10 +410,11 @@ def founded(foundations: str, config: KOSMOS1Config, seed: int) -> KOSMOS1:
     """CLIP's tower of a run of `foundations/tiny`, for larger pictures; all else is new, also the pieces."""
     given = directory.load_as(ensure(foundations), Foundations)
     sources = [source for corpus in shapes_corpora(SEED).values() for source in corpus.values()]
-    said = [[*texts((source[i],), 1)] for source in sources for i in range(TOKENIZER_TEXTS)]
+    said = [" ".join(texts((source[i],), 1)).split() for source in sources for i in range(TOKENIZER_TEXTS)]
+    once = [" ".join(dict.fromkeys(words)) for words in said]  # so that syllables count, not names of one document
     symbols = SYMBOLS[config.symbols]
     room = config.language.vocabulary - len(symbols) - 1
-    pieces = FairseqPieces.train((text for one in said for text in one), room, symbols, frequent(said, WORDS))
+    pieces = FairseqPieces.train(once, room, symbols, frequent(once, WORDS), longest=SYLLABLE)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         system = KOSMOS1(config, pieces)
@@ -413,9 +424,9 @@ def founded(foundations: str, config: KOSMOS1Config, seed: int) -> KOSMOS1:
     return system
 
 
-def frequent(said: Iterable[Items[str]], count: int) -> list[str]:
+def frequent(said: Iterable[str], count: int) -> list[str]:
     """The words that occur in most documents: those that are invented for one of them do not."""
-    words = Counter(word for one in said for word in sorted(set(re.findall(r"[A-Za-z]+", " ".join(one)))))
+    words = Counter(word for text in said for word in sorted(set(re.findall(r"[A-Za-z]+", text))))
     return [word for word, _ in words.most_common(count)]
 
 

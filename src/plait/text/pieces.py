@@ -244,16 +244,19 @@ class FairseqPieces:
         self._strings = ["", "", "", "", *map(self._pieces.id_to_piece, range(3, len(self._pieces))), *self.symbols]
 
     @classmethod
-    def train(cls, texts: Iterable[str], size: int, symbols: Sequence[str], words: Iterable[str] = ()) -> FairseqPieces:
+    def train(
+        cls, texts: Iterable[str], size: int, symbols: Sequence[str], words: Iterable[str] = (), longest: int = 16
+    ) -> FairseqPieces:
         """Learns a unigram model of at most `size` pieces from the lines of `texts`; the symbols come behind them.
 
         Args:
             words: those that are one piece each, with the white space in front of them.
+            longest: characters of other pieces, the white space in front among them.
 
         Raises:
             ConfigError: no text, or more characters than `size` leaves room for.
         """
-        return cls(_learned(texts, size, words, _UNIGRAM), symbols)
+        return cls(_learned(texts, size, words, {**_UNIGRAM, "max_sentencepiece_length": longest}), symbols)
 
     @classmethod
     def read(cls, path: str | Path, symbols: Sequence[str]) -> FairseqPieces:

@@ -65,6 +65,7 @@ def test_opinions_are_read_judged_or_both():
         assert texts(source[i]) == [read, judged, [*read, *judged]][i % 3]
         assert isinstance(source[i].pieces[0], Image)
     assert all(texts(Written(opinions=opinions, ways=("judge",))[i])[0] == SENTIMENT for i in range(6))
+    assert all(texts(Written(opinions=opinions, ways=("bare",))[i]) == [opinions.opinion(i)[0]] for i in range(6))
     with pytest.raises(ConfigError, match="give some of read, judge, both"):
         Written(opinions=opinions, ways=("guess",))
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from plait.data.shapes.episodes import HELD_OUT_WORDINGS, Episodes, Names
+from plait.data.shapes.episodes import HELD_OUT_WORDINGS, Episodes, Lists, Names
 from plait.document import Document, Image, Text
 from plait.errors import ConfigError
 
@@ -106,3 +106,17 @@ def test_steps_tell_what_each_picture_shows_and_its_name():
         assert [facts for *facts, _ in words] == [list(scene.content[0][:2]) for scene in scenes]
         named = [piece.text.removesuffix(".").split()[-1] for piece in case.prompt if isinstance(piece, Text)]
         assert [label for *_, label in words] == [*named, labels(case)[case.right]]
+
+
+def test_a_list_calls_each_word_the_same_again():
+    for split in ("train", "test"):
+        for case in Lists(seed=7, length=60, split=split).cases():
+            assert case.document.text == case.prompt.text + case.reply.text and case.check(case.reply) == 1
+            entries = [entry.split() for entry in case.document.text.removesuffix(".").split(", ")]
+            names = dict(entries)
+            assert len(entries) == 20 and all(names[word] == name for word, name in entries)
+            assert 1 <= len(names) <= 6 and len(set(names.values())) == len(names)
+            assert entries[-1] in entries[:-1]
+    for wrong in ({"words": (0, 2)}, {"words": (3, 2)}, {"entries": 1}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Lists(seed=0, length=1, **wrong)

@@ -164,11 +164,12 @@ def test_cells_tell_the_letters_that_stand_in_them():
 
 def test_cells_are_targets_row_by_row():
     image = Opinions(seed=8, length=1)[0].images[0]
-    laid = Lettered(cells=16)(Sequence((Span(Slot("vision", image), 8),), "here"), np.random.default_rng(0))
-    (span,) = laid.spans
+    words = tokens([1, 2])
+    laid = Lettered(cells=16)(Sequence((Span(Slot("vision", image), 8), words), "here"), np.random.default_rng(0))
+    span, after = laid.spans
     (target,) = span.targets
-    assert (len(laid), laid.origin, target.kind) == (256, "here", "letter") and span.fill == Slot("vision", image)
+    assert (len(laid), laid.origin, target.kind) == (258, "here", "letter") and span.fill == Slot("vision", image)
     assert target.value.tolist() == image.source.letters(16).ravel().tolist() and (target.weight == 1).all()
-    for strange in (Span(Slot("vision", Image("a.png")), 8), tokens([1])):
-        with pytest.raises(DocumentError, match="nobody knows what is written"):
-            Lettered(cells=16)(Sequence((strange,)), np.random.default_rng(0))
+    assert after is words
+    with pytest.raises(DocumentError, match="nobody knows what is written"):
+        Lettered(cells=16)(Sequence((Span(Slot("vision", Image("a.png")), 8),)), np.random.default_rng(0))

@@ -81,15 +81,15 @@ class Written:
     """Pictures of written opinions: what they say, how that is meant, or first the one and then the other, in turn.
 
     Args:
-        ways: of "read", "judge" and "both".
+        ways: of "read", "judge" and "both"; and "bare", the text itself and no word that asks for it.
     """
 
     opinions: Opinions
     ways: tuple[str, ...] = ("read", "judge", "both")
 
     def __post_init__(self) -> None:
-        if not self.ways or not set(self.ways) <= {"read", "judge", "both"}:
-            raise ConfigError(f"ways={self.ways}: give some of read, judge, both")
+        if not self.ways or not set(self.ways) <= {"read", "judge", "both", "bare"}:
+            raise ConfigError(f"ways={self.ways}: give some of read, judge, both, bare")
 
     def __len__(self) -> int:
         return len(self.opinions)
@@ -97,9 +97,9 @@ class Written:
     def __getitem__(self, i: int) -> Document:
         text, good = self.opinions.opinion(i)
         way = self.ways[i % len(self.ways)]
-        read = [Text(INTRODUCE), Text(SAYS.format(text=text))] if way != "judge" else []
-        judged = [Text(SENTIMENT), Text("positive." if good else "negative.")] if way != "read" else []
-        return Document([*self.opinions.case(i).prompt.images, *read, *judged])
+        said = {"judge": [], "bare": [Text(text)]}.get(way, [Text(INTRODUCE), Text(SAYS.format(text=text))])
+        judged = [Text(SENTIMENT), Text("positive." if good else "negative.")] if way in ("judge", "both") else []
+        return Document([*self.opinions.case(i).prompt.images, *said, *judged])
 
 
 @dataclass(frozen=True, kw_only=True)

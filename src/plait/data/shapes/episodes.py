@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
 from plait.data.shapes.invented import invented
 from plait.data.shapes.questions import behind, concluded
-from plait.data.shapes.split import SEEN_PAIRS, noisy, part
+from plait.data.shapes.score import says
+from plait.data.shapes.split import SEEN_PAIRS, Part, noisy, part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneImage
 from plait.document import Document, Image, Piece
 from plait.errors import ConfigError
@@ -78,7 +80,7 @@ class Episodes(Cases):
     def case(self, i: int) -> Episode:
         """Case i."""
         chance = self.stream(i)
-        labels = self._labels(chance)
+        labels = distinct(chance, self.split, self.ways)
         right = chance.below(self.ways)
         order = chance.sample([way for way in range(self.ways) for _ in range(self.shots)], self.ways * self.shots)
         tells = chance.choice(TELLS)
@@ -93,12 +95,6 @@ class Episodes(Cases):
         steps = [behind(shown)] if self.steps else []
         reply = Document([*steps, *candidates[right]])
         return Episode(Document([*prompt, *reply]), prompt, Names(labels[right], labels), reply, candidates, right)
-
-    def _labels(self, chance: Chance) -> tuple[str, ...]:
-        labels: dict[str, None] = {}
-        while len(labels) < self.ways:
-            labels[invented(chance, self.split)] = None
-        return tuple(labels)
 
     def _scenes(self, chance: Chance, ways: Sequence[int], tells: str) -> list[Scene]:
         """A picture for each way, by the attribute that tells; the last one is none of the others, and of the part."""
@@ -121,3 +117,50 @@ class Episodes(Cases):
 def _seen(scene: Scene) -> str:
     (item,) = scene.objects
     return f"{item.colour} {item.shape}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists(Cases):
+    """Text alone: words and the names invented for them, again and again, "circle dakub, red tivol, circle dakub, ...".
+
+    Behind its first time, what a word is called stands in front: whoever reads on learns to look it up, which is what
+    episodes are about, and learns it from each entry.
+
+    Chance: one in `words`, by any of the names.
+
+    Args:
+        words: colours and shapes of a list, from and to.
+        entries: in a list.
+    """
+
+    name: ClassVar[str] = "lists"
+    chance: ClassVar[float] = 0.5
+
+    words: tuple[int, int] = (2, 6)
+    entries: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least, most = self.words
+        if not 1 <= least <= most <= len(SHAPES) + len(COLOURS) or self.entries < 2:
+            raise ConfigError(f"words={self.words}, entries={self.entries}: give at least 1 word, and 2 entries")
+
+    def case(self, i: int) -> Case:
+        """Case i; the last entry is one that has been there."""
+        chance = self.stream(i)
+        least, most = self.words
+        words = chance.sample([*COLOURS, *SHAPES], least + chance.below(most - least + 1))
+        names = dict(zip(words, distinct(chance, self.split, len(words)), strict=True))
+        said = [chance.choice(words) for _ in range(self.entries - 1)]
+        last = chance.choice(said)
+        told = "".join(f"{word} {names[word]}, " for word in said) + last
+        answer = f"{names[last]}."
+        return Case(Document(f"{told} {answer}"), Document(told), partial(says, names[last]), Document(f" {answer}"))
+
+
+def distinct(chance: Chance, split: Part, count: int) -> tuple[str, ...]:
+    """Invented names, no two alike."""
+    names: dict[str, None] = {}
+    while len(names) < count:
+        names[invented(chance, split)] = None
+    return tuple(names)

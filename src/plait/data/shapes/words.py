@@ -126,10 +126,10 @@ def write(text: str, resolution: int, chance: Chance) -> Writing:
 
 @dataclass(frozen=True, kw_only=True)
 class Lettered:
-    """A transform of written pictures, each by itself (`Data.reads`): cells of a grid, and what letter each holds.
+    """A transform of sequences with written pictures: in the place of their vectors cells of a grid, told by letters.
 
-    The targets are of the kind "letter", row by row; that of the first cell, a corner, falls away, as nothing stands
-    before it (`plait.objectives.letters`).
+    The targets are of the kind "letter", row by row (`plait.objectives.reading`). No language model is to be given
+    such sequences.
 
     Args:
         cells: of the grid, along a side.
@@ -138,17 +138,21 @@ class Lettered:
     cells: int
 
     def __call__(self, sequence: Laid, generator: np.random.Generator) -> Laid:
-        """The cells of the sequence's only picture.
+        """The same with all cells of each picture.
 
         Raises:
-            DocumentError: it is not a `Writing`.
+            DocumentError: one is not a `Writing`.
         """
-        slot = sequence.spans[0].fill
-        if not isinstance(slot, Slot) or not isinstance(slot.image.source, Writing):
+        return Laid(tuple(self._spelled(span) for span in sequence.spans), sequence.origin)
+
+    def _spelled(self, span: Span) -> Span:
+        if not isinstance(span.fill, Slot):
+            return span
+        if not isinstance(span.fill.image.source, Writing):
             raise DocumentError("a picture of which nobody knows what is written in it: give `Writing`s")
-        letters = slot.image.source.letters(self.cells).ravel()
+        letters = span.fill.image.source.letters(self.cells).ravel()
         target = Target("letter", letters, np.ones(len(letters), np.float32))
-        return Laid((Span(slot, len(letters), (target,)),), sequence.origin)
+        return Span(span.fill, len(letters), (target,))
 
 
 @dataclass(frozen=True, kw_only=True)
