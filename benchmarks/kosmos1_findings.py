@@ -3,8 +3,8 @@
     plait train kosmos1/tiny/tower --out runs/kosmos1-tower --set foundations=runs/foundations-tiny
     python benchmarks/kosmos1_findings.py runs/kosmos1-tower [--steps N] [--follow N] [--limit N] [--seeds 0 1]
 
-All arms begin with the end of that run, which has seen captions and written pictures, and take `steps` steps of the
-stage `pretrain`:
+All arms begin with the end of that run, which has seen captions, written pictures and text, and take `steps` steps of
+the stage `pretrain`:
 
     all                    as the recipe
     without pages          without the pages that show several pictures with their answers
@@ -44,12 +44,13 @@ from plait.evaluate.choices import ShapesCommonsense, ShapesOpinions
 from plait.evaluate.shots import ShapesEpisodes, ShapesShots
 from plait.generate.model import Model, load
 from plait.recipes import find
+from plait.recipes.kosmos1 import SHOTS
 from plait.systems.kosmos1 import KOSMOS1
 from plait.train.loop import Loop
 from plait.train.parallel import Ranks
 from plait.train.stage import Stage
 
-PAGES = ("pages/shots", "pages/episodes")
+PAGES = ("pages/shots", *(f"pages/episodes of {shots}" for shots in SHOTS))
 NOUNS = ("captions/nouns",)
 FIRST: Mapping[str, tuple[str, ...]] = {"all": (), "without pages": PAGES, "without nouns": NOUNS}
 """Arm -> the sources that are left out."""
@@ -126,7 +127,7 @@ def shots(given: Given, arm: str, seed: int) -> dict[str, dict[str, float]]:
     """Behind more and more examples."""
     tasks: dict[str, Task] = {
         "questions": ShapesShots(count=given.limit),
-        "episodes": ShapesEpisodes(count=given.limit),
+        "episodes": ShapesEpisodes(count=given.limit, steps=True),
     }
     found = {name: scored(given, arm, seed, task)["by_shots"] for name, task in tasks.items()}
     return {name: {count: one["accuracy"] for count, one in by.items()} for name, by in found.items()}

@@ -227,6 +227,8 @@ def test_fairseq_ids() -> None:
 def test_fairseq_files(tmp_path: Path) -> None:
     text = FairseqPieces.train(CATS, 40, SYMBOLS, words=["cat"])
     assert len(text.encode("cat")) == 1
+    short = FairseqPieces.train(CATS, 40, SYMBOLS, words=["cat"], longest=2)
+    assert {len(piece) for piece in short.dictionary if piece != "\u2581cat"} == {1, 2} and short.decode([4]) == "cat"
     text.write(tmp_path / "sentencepiece.bpe.model")
     assert FairseqPieces.read(tmp_path / "sentencepiece.bpe.model", SYMBOLS) == text
     with pytest.raises(CheckpointError, match="no readable tokenizer"):
