@@ -94,7 +94,7 @@ def guided() -> list[Row]:
 
 def kosmos1() -> list[Row]:
     """The figures of KOSMOS-1's replies."""
-    ways = {"packed": "as loaded", "compiled": "compiled"}
+    ways = {"packed": "as loaded", "compiled": "compiled", "compiled, unpacked": "compiled, nothing packed"}
     return [
         Row(
             "kosmos1",
