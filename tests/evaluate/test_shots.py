@@ -15,7 +15,7 @@ from plait.data.shapes.split import part
 from plait.document import Document, Image, Text
 from plait.errors import ConfigError
 from plait.evaluate import find
-from plait.evaluate.shots import TRAINED, ShapesEpisodes, ShapesPages, ShapesShots
+from plait.evaluate.shots import TRAINED, ShapesEpisodes, ShapesPages, ShapesShots, behind_steps
 from plait.generate.engine import Reply, Settings
 
 
@@ -121,6 +121,17 @@ def test_episodes_are_named_behind_what_each_picture_shows():
     asked, ranked = model.asked[:10], model.asked[10:]
     assert {document.pieces[-1] for document in ranked} == {Text("so many: ")}
     assert {document.pieces[:-1] for document in ranked} == {document.pieces for document in asked}
+
+
+def test_steps_may_be_longer_than_answers():
+    model = Knowing({})
+    model.say = lambda document: "so many: steps"
+    asked = []
+    generate = model.generate
+    model.generate = lambda documents, settings: asked.append(settings) or generate(documents, settings)
+    model.settings = lambda preset=None, **overrides: Settings(**{"max_new_tokens": 9, "stop": ((5,),), **overrides})
+    assert behind_steps(model, [Document("how many?")], 40)[0].text == "how many?so many: "
+    assert asked == [Settings(max_new_tokens=40, stop=((5,),))]
 
 
 def test_examples_of_an_episode_are_as_many_of_each_name():

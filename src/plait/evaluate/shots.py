@@ -6,7 +6,7 @@ Models are not spoken to here: prompts are documents of pieces, which they go on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from plait.data.prompted import spoken
@@ -40,14 +40,14 @@ def behind_steps(model: Model, prompts: Sequence[Document], tokens: int) -> list
     """Prompts of pieces, each with what the model says to it up to the last ": ": what it looks at before it answers.
 
     Args:
-        tokens: that it may say.
+        tokens: that it may say, also where a system's answers are shorter: of steps that are cut short none is left.
     """
 
     def then(number: int, said: str) -> Document:
         steps, so, _ = said.rpartition(SO)
         return Document([*prompts[number], steps + so]) if so else prompts[number]
 
-    return two_steps(model, prompts, then, answering(model, tokens))
+    return two_steps(model, prompts, then, replace(answering(model), max_new_tokens=tokens))
 
 
 @dataclass(frozen=True, kw_only=True)
