@@ -7,7 +7,7 @@ from torch import nn
 from plait.data.shapes.words import LEAST, LETTERS, Lettered, Opinions
 from plait.document import Document
 from plait.errors import ConfigError
-from plait.objectives.reading import Reading, Speller, pictured
+from plait.objectives.reading import Reading, Speller
 from plait.sequence import Batch
 from plait.systems.kosmos1 import KOSMOS1, TINY, build
 
@@ -39,22 +39,14 @@ def test_cells_lie_in_their_patches() -> None:
         speller(torch.randn(1, 10, 4))
 
 
-def test_words_belong_to_the_picture_of_their_document(system: KOSMOS1, batch: Batch) -> None:
-    words = batch.targets["token"]
-    of, source = pictured(batch, words.at), Opinions(seed=1, length=3, resolution=LEAST)
-    alone = (batch.document.flatten()[words.at] == 0) & (words.at >= batch.document.shape[1])
-    for i in range(3):
-        said = words.value[(of == i) & ~alone].tolist()
-        assert said == [*system.format.text.encode(source.opinion(i)[0]), system.format.text.eos]
-
-
 def test_it_is_the_cross_entropy_of_cells_and_words(system: KOSMOS1, batch: Batch) -> None:
     speller, held = Speller(TINY.vision.width, 2, len(LETTERS)), nn.Linear(8 * 128, TINY.language.vocabulary)
-    objective, letters, words = Reading(), batch.targets["letter"], batch.targets["token"]
+    objective, letters, text = Reading(), batch.targets["letter"], system.format.text
+    said = [[*text.encode(Opinions(seed=1, length=3, resolution=LEAST).opinion(i)[0]), text.eos] for i in range(3)]
     counts = objective.counts(batch)
     assert len(letters.value) == 3 * 64 and counts == {
         "letter": float((letters.value > 0).sum()),
-        "word": float(len(words.value)),
+        "word": float(sum(map(len, said))),  # not those of the text alone
     }
     assert objective.weights(counts) == {"letter": 1.0, "word": 1.0}
     told = objective(system, {"speller": speller, "words": held}, batch, torch.Generator())
@@ -62,7 +54,7 @@ def test_it_is_the_cross_entropy_of_cells_and_words(system: KOSMOS1, batch: Batc
     each = [cells[i, o, v] for i, o, v in zip(letters.image, letters.offset, letters.value, strict=True)]
     torch.testing.assert_close(told["letter"], -torch.stack(each).sum())
     bags = held(system.read(batch.images).flatten(1)).log_softmax(-1)
-    each = [bags[i, v] for i, v in zip(pictured(batch, words.at), words.value, strict=True)]
+    each = [bags[i, word] for i, words in enumerate(said) for word in words]
     torch.testing.assert_close(told["word"], -torch.stack(each).sum())
     sum(told.values()).backward()  # type: ignore[union-attr]
     assert system.resampler.queries.grad is not None and system.language.embed.weight.grad is None

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from plait.errors import ConfigError
+from plait.objectives.contrastive import captions
 from plait.sequence import Batch
 
 
@@ -70,8 +71,8 @@ class Reading:
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Letters, without the cells that have none and are most; words."""
-        letters, words = batch.targets["letter"], batch.targets["token"]
-        return {"letter": float((letters.value > 0).sum()), "word": float(len(words.value))}
+        _, real = _said(batch)
+        return {"letter": float((batch.targets["letter"].value > 0).sum()), "word": float(real.sum())}
 
     def weights(self, counts: Mapping[str, float]) -> Mapping[str, float]:
         """Of both terms."""
@@ -81,22 +82,17 @@ class Reading:
         self, system: Looks, companions: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """The sums over all cells, those without a letter too, and over all words."""
-        letters, words = batch.targets["letter"], batch.targets["token"]
+        letters, (words, real) = batch.targets["letter"], _said(batch)
         seen = system.look(batch.images)  # (m, s, e)
         cells = companions["speller"](seen[:, 1:])[letters.image, letters.offset].float()
         held = companions["words"](system.resampler(seen).flatten(1)).float()  # (m, v)
-        asked = held[pictured(batch, words.at)]
         return {
             "letter": nn.functional.cross_entropy(cells, letters.value, reduction="sum"),
-            "word": nn.functional.cross_entropy(asked, words.value, reduction="sum"),
+            "word": -(held.log_softmax(-1).gather(1, words) * real).sum(),
         }
 
 
-def pictured(batch: Batch, at: Int[Tensor, " e"]) -> Int[Tensor, " e"]:
-    """The number of the picture that stands in the same document as each of some inputs of the batch."""
-    rows = torch.arange(len(batch.document), device=at.device)[:, None]
-    document = (rows * (batch.document.max() + 1) + batch.document).flatten()
-    (slots,) = batch.slots.values()
-    of = torch.zeros(int(document.max()) + 1, dtype=torch.long, device=at.device)
-    of[document[slots.at]] = slots.image
-    return of[document[at]]
+def _said(batch: Batch) -> tuple[Int[Tensor, "m t"], Bool[Tensor, "m t"]]:
+    """The words of each picture's document, and which of them there are."""
+    texts = captions(batch)
+    return texts.ids[:, 1:], texts.real[:, 1:]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from plait.data.shapes.cases import Cases
 from plait.data.shapes.episodes import Episode, Names
-from plait.data.shapes.invented import invented
+from plait.data.shapes.invented import distinct
 from plait.data.shapes.split import SEEN_PAIRS, noisy, part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneImage
 from plait.document import Document, Image, Piece, Text
@@ -42,9 +42,7 @@ class Descriptions(Cases):
     def case(self, i: int) -> Episode:
         """Case i."""
         chance = self.stream(i)
-        labels = (invented(chance, self.split), invented(chance, self.split))
-        while labels[0] == labels[1]:
-            labels = (labels[0], invented(chance, self.split))
+        labels = distinct(chance, self.split, 2)
         at = chance.below(3)
         meanings = chance.sample((COLOURS, SHAPES, SIZES)[at], 2)
         right = chance.below(2)

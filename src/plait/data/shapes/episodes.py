@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from plait.data.shapes.cases import Case, Cases, Wordings
 from plait.data.shapes.chance import Chance
-from plait.data.shapes.invented import invented
+from plait.data.shapes.invented import distinct
 from plait.data.shapes.questions import behind, concluded
 from plait.data.shapes.score import says
-from plait.data.shapes.split import SEEN_PAIRS, Part, noisy, part
+from plait.data.shapes.split import SEEN_PAIRS, noisy, part
 from plait.data.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneImage
 from plait.document import Document, Image, Piece
 from plait.errors import ConfigError
@@ -156,11 +156,3 @@ class Lists(Cases):
         told = "".join(f"{word} {names[word]}, " for word in said) + last
         answer = f"{names[last]}."
         return Case(Document(f"{told} {answer}"), Document(told), partial(says, names[last]), Document(f" {answer}"))
-
-
-def distinct(chance: Chance, split: Part, count: int) -> tuple[str, ...]:
-    """Invented names, no two alike."""
-    names: dict[str, None] = {}
-    while len(names) < count:
-        names[invented(chance, split)] = None
-    return tuple(names)

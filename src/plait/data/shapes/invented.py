@@ -14,3 +14,11 @@ def invented(chance: Chance, split: Part, letters: int = 5) -> str:
         word = "".join(chance.choice(_VOWELS if i % 2 else _CONSONANTS) for i in range(letters))
         if hashed(word) == split:
             return word
+
+
+def distinct(chance: Chance, split: Part, count: int) -> tuple[str, ...]:
+    """Words of five letters, no two alike."""
+    words: dict[str, None] = {}
+    while len(words) < count:
+        words[invented(chance, split)] = None
+    return tuple(words)
