@@ -265,7 +265,7 @@ def test_stages_follow_each_other_with_the_same_data_and_seeds_differ() -> None:
     assert set(pretrain.data.sources) < set(instruct.data.sources)
     assert set(tower.data.sources) - set(pretrain.data.sources) == {"pages/read"}
     assert not any(len(one.text.split()) > MOST_WORDS - 8 for one in islice(reading.data.sources["bare"], 200))
-    assert set(tower.data.joined) == {f"text/{name}" for name in ("lists", "episodes", "matrices")}
+    assert set(tower.data.joined) == {f"text/{name}" for name in ("lists", "episodes", "matrices", "opinions")}
     assert set(pretrain.data.joined) - set(tower.data.joined) == {"text/statements", "text/told"}
     assert "captions/nouns" in set(pretrain.data.sources) - set(tower.data.sources)
     other = find("kosmos1/tiny", ["seed=1"]).stages

@@ -189,7 +189,7 @@ def _stage(name: str, config: KOSMOS1Config, data: Data, steps: int, lr: float) 
 
 # ------------------------------------------------------------------------------------------------------- tiny
 
-TINY_STEPS = {"reading": 1400, "tower": 700, "pretrain": 3200, "language_instruct": 300}
+TINY_STEPS = {"reading": 1400, "tower": 700, "pretrain": 3100, "language_instruct": 300}
 TINY_ROWS = 8
 TINY_LENGTH = 511
 TOKENIZER_TEXTS = 300  # documents of each source that the pieces are learned from
@@ -204,7 +204,7 @@ CORPUS = {"text": 0.3, "captions": 0.2, "pages": 0.5}
 FIRST = {"text": 0.2, "captions": 0.3, "pages": 0.5}
 """Shares of the stage before, whose pages are written pictures, and whose text is what conclusions are drawn in."""
 WITHIN: Mapping[str, Mapping[str, float]] = {
-    "text": {"statements": 0.1, "told": 0.15, "lists": 0.25, "episodes": 0.25, "matrices": 0.25},
+    "text": {"statements": 0.1, "told": 0.15, "lists": 0.2, "episodes": 0.2, "matrices": 0.25, "opinions": 0.1},
     "captions": {"shapes": 0.7, "nouns": 0.15, "photographs": 0.15},
     "pages": {
         "questions": 0.25,
@@ -285,6 +285,7 @@ def shapes_corpora(seed: int) -> dict[str, dict[str, Source]]:
             "lists": Lists(**many),
             "episodes": Replies(cases=replace(episodes[SHOTS[-1]], seed=seed + 9)),
             "matrices": Replies(cases=replace(judged, seed=seed + 9)),
+            "opinions": Written(opinions=_opinions(seed + 9), ways=("both",), shown=False),
         },
         "captions": {
             "shapes": Captions(source=_scenes(seed, mix={"caption": 1.0})),

@@ -81,11 +81,14 @@ class Written:
     """Pictures of written opinions: what they say, how that is meant, or first the one and then the other, in turn.
 
     Args:
-        ways: of "read", "judge" and "both"; and "bare", the text itself and no word that asks for it.
+        ways: of "read", "judge" and "both"; and "bare", the text itself and no word that asks for it. Of "both" the
+            first request is left out, as in the second prompt of a chain of thought (arXiv 2302.14045).
+        shown: False leaves the pictures out: how to judge, in text alone.
     """
 
     opinions: Opinions
     ways: tuple[str, ...] = ("read", "judge", "both")
+    shown: bool = True
 
     def __post_init__(self) -> None:
         if not self.ways or not set(self.ways) <= {"read", "judge", "both", "bare"}:
@@ -97,9 +100,11 @@ class Written:
     def __getitem__(self, i: int) -> Document:
         text, good = self.opinions.opinion(i)
         way = self.ways[i % len(self.ways)]
-        said = {"judge": [], "bare": [Text(text)]}.get(way, [Text(INTRODUCE), Text(SAYS.format(text=text))])
+        says = Text(SAYS.format(text=text))
+        said = {"read": [Text(INTRODUCE), says], "judge": [], "both": [says], "bare": [Text(text)]}[way]
         judged = [Text(SENTIMENT), Text("positive." if good else "negative.")] if way in ("judge", "both") else []
-        return Document([*self.opinions.case(i).prompt.images, *said, *judged])
+        pictures = self.opinions.case(i).prompt.images if self.shown else ()
+        return Document([*pictures, *said, *judged])
 
 
 @dataclass(frozen=True, kw_only=True)
