@@ -204,8 +204,7 @@ CORPUS = {"text": 0.3, "captions": 0.2, "pages": 0.5}
 FIRST = {"text": 0.1, "captions": 0.4, "pages": 0.5}
 """Shares of the stage before, whose pages are written pictures, and whose text is what conclusions are drawn in."""
 JOINED = ("statements", "told")
-"""Text that shares blocks. Of the other, documents in front would call the same words by other names, or conclude from
-them, and it takes far longer to learn to look back."""
+"""Text that shares blocks; of the other, documents in front would call the same words by other names."""
 WITHIN: Mapping[str, Mapping[str, float]] = {
     "text": {"statements": 0.1, "told": 0.1, "lists": 0.3, "episodes": 0.15, "matrices": 0.25, "opinions": 0.1},
     "captions": {"shapes": 0.7, "nouns": 0.15, "photographs": 0.15},
