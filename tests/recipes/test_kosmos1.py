@@ -261,7 +261,7 @@ def test_half_of_the_questions_stand_in_pages() -> None:
 
 def test_stages_follow_each_other_with_the_same_data_and_seeds_differ() -> None:
     stages = find("kosmos1/tiny").stages
-    reading, tower, pretrain, instruct = stages
+    reading, tower, lists, pretrain, instruct = stages
     assert set(pretrain.data.sources) < set(instruct.data.sources)
     assert set(tower.data.sources) - set(pretrain.data.sources) == {"pages/read"}
     assert not any(len(one.text.split()) > MOST_WORDS - 8 for one in islice(reading.data.sources["bare"], 200))
@@ -269,6 +269,7 @@ def test_stages_follow_each_other_with_the_same_data_and_seeds_differ() -> None:
     concluded = {f"text/{name}" for name in ("lists", "episodes", "matrices", "opinions")}
     assert {name for name in tower.data.sources if name.startswith("text/")} == concluded
     assert "captions/nouns" in set(pretrain.data.sources) - set(tower.data.sources)
+    assert set(tower.data.sources) - set(lists.data.sources) == concluded - {"text/lists"}
     other = find("kosmos1/tiny", ["seed=1"]).stages
     assert all(one.data.seed != two.data.seed for one, two in zip(stages, other, strict=True))
 

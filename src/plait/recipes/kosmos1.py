@@ -4,8 +4,8 @@
     language_instruct     the same on instructions in text alone, of which the outputs are learned, and the first data
 
 `paper` has both with the published numbers. `tiny` does them on the shapes world, on two CPU cores, with the CLIP of
-`foundations/tiny`; before them stand `reading` and `tower`, in which that learns what the real one has seen: written
-words, and larger pictures.
+`foundations/tiny`; before them stand `reading` and `tower`, in which that learns what the real one has seen, written
+words and larger pictures, and `lists`, in which the language model learns to look up what it was told.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _stage(name: str, config: KOSMOS1Config, data: Data, steps: int, lr: float) 
 
 # ------------------------------------------------------------------------------------------------------- tiny
 
-TINY_STEPS = {"reading": 1400, "tower": 850, "pretrain": 3000, "language_instruct": 300}
+TINY_STEPS = {"reading": 1400, "tower": 850, "lists": 500, "pretrain": 2550, "language_instruct": 300}
 TINY_ROWS = 8
 TINY_LENGTH = 511
 TOKENIZER_TEXTS = 300  # documents of each source that the pieces are learned from
@@ -202,7 +202,9 @@ SHOTS = (1, 2, 4)  # pictures of each of two names in an episode
 CORPUS = {"text": 0.3, "captions": 0.2, "pages": 0.5}
 """Shares of elements; most of what the tasks are about stands in pages."""
 FIRST = {"text": 0.1, "captions": 0.4, "pages": 0.5}
-"""Shares of the stage before, whose pages are written pictures, and whose text is what conclusions are drawn in."""
+"""Shares of the stage `tower`, whose pages are written pictures, and whose text is what conclusions are drawn in."""
+LOOKED_UP = {"text": 0.6, "captions": 0.18, "pages": 0.22}
+"""Shares of the stage `lists`, of which the text is; the rest keeps what was learned of pictures."""
 JOINED = ("statements", "told")
 """Text that shares blocks; of the other, documents in front would call the same words by other names."""
 WITHIN: Mapping[str, Mapping[str, float]] = {
@@ -235,6 +237,7 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
     read = Written(opinions=_opinions(first), ways=("read",))
     concluded = {name: one for name, one in corpora["text"].items() if name not in JOINED}
     seen: dict[str, Mapping[str, Source]] = {"text": concluded, "captions": known, "pages": {"read": read}}
+    lists = {**seen, "text": {"lists": concluded["lists"]}}
     told = {"told": ToldInstructions(shapes=_scenes(first + 4, questions_each=1, asks=HARD))}
     rest = _tiny_data(corpora, CORPUS, first + 1)
     followed = _tiny_data({**corpora, "instructions": told}, {**CORPUS, "instructions": 0.5}, first + 2)
@@ -244,7 +247,8 @@ def tiny(foundations: str = "runs/foundations-tiny", seed: int = 0) -> Recipe:
         build=functools.partial(founded, foundations, config, seed),
         stages=(
             reading_stage(config, _opinions(first + 3), TINY_STEPS["reading"]),
-            tower_stage(_tiny_data(seen, FIRST, first), TINY_STEPS["tower"]),
+            whole_stage("tower", _tiny_data(seen, FIRST, first), TINY_STEPS["tower"]),
+            whole_stage("lists", _tiny_data(lists, LOOKED_UP, first + 4), TINY_STEPS["lists"]),
             _tiny_stage("pretrain", config, rest, TINY_STEPS["pretrain"], rate=1.0, final=0.1, tasks=before),
             _tiny_stage("language_instruct", config, followed, TINY_STEPS["language_instruct"], rate=0.1, final=0.0),
         ),
@@ -359,10 +363,10 @@ def _words(system: KOSMOS1) -> nn.Linear:
     return nn.Linear(system.config.latents * language.width, language.vocabulary)
 
 
-def tower_stage(data: Data, steps: int) -> Stage:
-    """All of the system on captions and written pictures: what CLIP's tower has to be given first in this world."""
+def whole_stage(name: str, data: Data, steps: int) -> Stage:
+    """All of the system, also the tower: what both have to be given first in this world."""
     return _tiny(
-        "tower", data, steps, ("language.*", "resampler.*", "vision.*"), rate=1.0, final=0.3, objective=NextToken()
+        name, data, steps, ("language.*", "resampler.*", "vision.*"), rate=1.0, final=0.3, objective=NextToken()
     )
 
 
