@@ -31,8 +31,8 @@ class QuickGELU(nn.Module):
     """x sigmoid(1.702 x): the GELU of the published weights."""
 
     def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """Element by element."""
-        return x * torch.sigmoid(1.702 * x)
+        """Element by element; through silu(1.702 x), of which one tensor is kept for the backward pass and not three."""
+        return nn.functional.silu(1.702 * x).mul_(1 / 1.702)
 
 
 ACTIVATIONS = {"gelu": nn.GELU, "quick": QuickGELU}
