@@ -243,8 +243,9 @@ class Visibility:
         )
 
     @functools.cached_property
-    def _groups(self) -> tuple[list[_Group], Tensor]:
-        """Sequences of similar length, gathered; and for each of the b * t inputs its place in the joined groups."""
+    def _groups(self) -> tuple[list[_Group], Tensor, Tensor]:
+        """Sequences of similar length, gathered; their inputs, joined; and the place of each of the b * t among those.
+        """
         document = self.document.flatten()
         b, t = self.document.shape
         row = torch.arange(b, device=document.device).repeat_interleave(t)
@@ -256,7 +257,7 @@ class Visibility:
         start, length = start[kept], length[kept]
         order = length.argsort(descending=True, stable=True)
         start, length = start[order], length[order]
-        groups, inverse, at = [], torch.full_like(document, -1), 0
+        groups, taken, inverse, at = [], [start[:0]], torch.full_like(document, -1), 0
         for first, last in _similar(length.tolist()):
             size = int(length[first])
             inside = torch.arange(size, device=document.device)
@@ -264,8 +265,9 @@ class Visibility:
             index = torch.where(real, start[first:last, None] + inside, start[first:last, None])
             inverse[index[real]] = at + real.flatten().nonzero().flatten()
             groups.append(_Group(index, self._group_mask(index, real)))
+            taken.append(index.flatten())
             at += index.numel()
-        return groups, torch.where(inverse < 0, at, inverse)
+        return groups, torch.cat(taken), torch.where(inverse < 0, at, inverse)
 
     def _group_mask(self, index: Tensor, real: Tensor) -> Tensor | None:
         """None where plain causal attention is right: pads stand last, so no real element sees them."""
@@ -275,13 +277,13 @@ class Visibility:
         return Visibility(torch.where(real, 0, -1), block).dense()[:, None]
 
     def _grouped(self, q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
-        groups, inverse = self._groups
+        groups, taken, inverse = self._groups
         b, t, h, d = q.shape
         qkv = torch.stack((q, k, v)).reshape(3, b * t, h, d)
+        gathered = qkv.index_select(1, taken).split([group.index.numel() for group in groups], dim=1)
         parts = []
-        for group in groups:
-            gathered = qkv.index_select(1, group.index.flatten()).view(3, *group.index.shape, h, d)
-            queries, keys, values = gathered.transpose(2, 3)  # (s, h, n, d) each
+        for group, three in zip(groups, gathered, strict=True):
+            queries, keys, values = three.unflatten(1, group.index.shape).transpose(2, 3)  # (s, h, n, d) each
             parts.append(_attend(queries, keys, values, group.mask, score))
         flat = [part.transpose(1, 2).reshape(-1, h, d) for part in parts]
         joined = torch.cat([*flat, q.new_zeros(1, h, d)])  # the last row is what pads get
