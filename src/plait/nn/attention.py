@@ -244,8 +244,7 @@ class Visibility:
 
     @functools.cached_property
     def _groups(self) -> tuple[list[_Group], Tensor, Tensor]:
-        """Sequences of similar length, gathered; their inputs, joined; and the place of each of the b * t among those.
-        """
+        """Sequences of similar length; the inputs of all groups, joined; and of each of the b * t its place there."""
         document = self.document.flatten()
         b, t = self.document.shape
         row = torch.arange(b, device=document.device).repeat_interleave(t)
