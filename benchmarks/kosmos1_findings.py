@@ -1,7 +1,7 @@
 """What KOSMOS-1's paper found of its training and its prompts, on the shapes world.
 
-    plait train kosmos1/tiny/tower --out runs/kosmos1-tower --set foundations=runs/foundations-tiny
-    python benchmarks/kosmos1_findings.py runs/kosmos1-tower [--steps N] [--follow N] [--limit N] [--seeds 0 1]
+    plait train kosmos1/tiny/lists --out runs/kosmos1-lists --set foundations=runs/foundations-tiny
+    python benchmarks/kosmos1_findings.py runs/kosmos1-lists [--steps N] [--follow N] [--limit N] [--seeds 0 1]
 
 All arms begin with the end of that run, which has seen captions, written pictures and text, and take `steps` steps of
 the stage `pretrain`:
@@ -159,7 +159,7 @@ FINDINGS = {
 def parsed() -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", help="of kosmos1/tiny/tower, or of all of kosmos1/tiny")
+    parser.add_argument("run", help="of kosmos1/tiny/lists, or of all of kosmos1/tiny")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--follow", type=int, default=200)
     parser.add_argument("--limit", type=int, default=240, help="items of a task")
@@ -172,7 +172,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Trains, scores, writes the figures."""
     args = parsed()
-    start, began = end_of(args.run, "tower"), time.perf_counter()
+    start, began = end_of(args.run, "lists"), time.perf_counter()
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         given = Given(start, work, args.steps, args.follow, args.limit)
