@@ -279,10 +279,10 @@ class Visibility:
         groups, taken, inverse = self._groups
         b, t, h, d = q.shape
         qkv = torch.stack((q, k, v)).reshape(3, b * t, h, d)
-        gathered = qkv.index_select(1, taken).split([group.index.numel() for group in groups], dim=1)
+        gathered = torch.split(qkv.index_select(1, taken), [group.index.numel() for group in groups], dim=1)
         parts = []
         for group, three in zip(groups, gathered, strict=True):
-            queries, keys, values = three.unflatten(1, group.index.shape).transpose(2, 3)  # (s, h, n, d) each
+            queries, keys, values = three.view(3, *group.index.shape, h, d).transpose(2, 3)  # (s, h, n, d) each
             parts.append(_attend(queries, keys, values, group.mask, score))
         flat = [part.transpose(1, 2).reshape(-1, h, d) for part in parts]
         joined = torch.cat([*flat, q.new_zeros(1, h, d)])  # the last row is what pads get
