@@ -31,7 +31,7 @@ class QuickGELU(nn.Module):
     """x sigmoid(1.702 x): the GELU of the published weights."""
 
     def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """Element by element; through silu(1.702 x), which keeps one tensor for the backward pass and not three."""
+        """Element by element; through silu(1.702 x), which keeps one tensor for the backward pass and not two."""
         return nn.functional.silu(1.702 * x).mul_(1 / 1.702)
 
 
