@@ -42,7 +42,7 @@ an arm); drawings have 0, 1 or 2 in front. The memory holds {shared} of the held
 KOSMOS = """
 ## KOSMOS-1
 
-`python benchmarks/kosmos1_findings.py`: seeds {seeds}; {steps} steps of `pretrain` from the end of the stage `tower`,
+`python benchmarks/kosmos1_findings.py`: seeds {seeds}; {steps} steps of `pretrain` from the end of the stage `lists`,
 and {follow} more where arms follow one; at most {limit} items of a task; the longest arm took {longest:.0f} seconds;
 commit {commit}, {date}.
 """
