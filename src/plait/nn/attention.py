@@ -263,7 +263,7 @@ class Visibility:
             real = inside < length[first:last, None]  # (s, size)
             index = torch.where(real, start[first:last, None] + inside, start[first:last, None])
             inverse[index[real]] = at + real.flatten().nonzero().flatten()
-            groups.append(_Group(index, self._group_mask(index, real)))
+            groups.append(_Group(index.shape, self._group_mask(index, real)))
             taken.append(index.flatten())
             at += index.numel()
         return groups, torch.cat(taken), torch.where(inverse < 0, at, inverse)
@@ -279,10 +279,10 @@ class Visibility:
         groups, taken, inverse = self._groups
         b, t, h, d = q.shape
         qkv = torch.stack((q, k, v)).reshape(3, b * t, h, d)
-        gathered = torch.split(qkv.index_select(1, taken), [group.index.numel() for group in groups], dim=1)
+        gathered = torch.split(qkv.index_select(1, taken), [group.shape.numel() for group in groups], dim=1)
         parts = []
         for group, three in zip(groups, gathered, strict=True):
-            queries, keys, values = three.view(3, *group.index.shape, h, d).transpose(2, 3)  # (s, h, n, d) each
+            queries, keys, values = three.view(3, *group.shape, h, d).transpose(2, 3)  # (s, h, n, d) each
             parts.append(_attend(queries, keys, values, group.mask, score))
         flat = [part.transpose(1, 2).reshape(-1, h, d) for part in parts]
         joined = torch.cat([*flat, q.new_zeros(1, h, d)])  # the last row is what pads get
@@ -308,10 +308,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, score: Score) 
 
 
 class _Group:
-    """Sequences that go through one call: their inputs (s, n), short ones filled up, and their mask if not causal."""
+    """s sequences that go through one call: (s, n), short ones filled up to n, and their mask if not causal."""
 
-    def __init__(self, index: Tensor, mask: Tensor | None) -> None:
-        self.index = index
+    def __init__(self, shape: torch.Size, mask: Tensor | None) -> None:
+        self.shape = shape
         self.mask = mask
 
 
